@@ -1,0 +1,52 @@
+"""Who asks, and whether they may. Used by every API view; a view that names no permission is closed."""
+
+from typing import Any
+
+from rest_framework import exceptions
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+from infini import keys
+from infini.models import User
+
+LOGGED_IN = "logged_in"
+
+
+class KeyAuthentication(BaseAuthentication):
+    """``Authorization: Bearer KEY``. Listed first, so that a request without credentials is answered 401."""
+
+    def authenticate(self, request: Request) -> tuple[User, Any] | None:
+        scheme, _, text = get_authorization_header(request).decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        key = keys.find_key(text.strip())
+        if key is None:
+            raise exceptions.AuthenticationFailed("This API key is unknown, expired or revoked.")
+        return key.user, key
+
+    def authenticate_header(self, request: Request) -> str:
+        return "Bearer"
+
+
+class SessionOrNothing(SessionAuthentication):
+    """The site's session; unsafe requests need its CSRF token."""
+
+
+class RolePermission(BasePermission):
+    """Asks ``view.needs``: a permission for all methods, or one per method. A view that names none is closed."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if not request.user or not request.user.is_authenticated:
+            return False
+        if request.method == "OPTIONS":
+            return True
+        needs = getattr(view, "needs", LOGGED_IN if view.__module__.startswith("drf_spectacular") else None)
+        needed = needs.get(request.method) if isinstance(needs, dict) else needs
+        return needed is not None and (needed == LOGGED_IN or request.user.has_perm(needed))
+
+
+def crud_needs(app: str, model: str) -> dict[str, str]:
+    """The permission each method takes on a plain object."""
+    verbs = {"GET": "view", "HEAD": "view", "POST": "add", "PUT": "change", "PATCH": "change", "DELETE": "delete"}
+    return {method: f"{app}.{verb}_{model}" for method, verb in verbs.items()}

@@ -1,0 +1,84 @@
+"""What every API view shares: paths with and without a slash, plain arrays, stale writes refused."""
+
+from typing import Any
+
+from django.urls import URLPattern, re_path
+from rest_framework import serializers
+from rest_framework.pagination import BasePagination
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from infini import records
+from infini.errors import Invalid
+from infini.models import Versioned
+
+
+def either_slash(route: str, view: Any, name: str) -> URLPattern:
+    """A path that answers with and without its last slash; ``<id>`` stands for a number."""
+    pattern = route.replace("<id>", r"(?P<pk>[0-9]{1,18})")
+    return re_path(rf"^{pattern}/?$", view, name=name)
+
+
+class PlainPagination(BasePagination):
+    """A plain array: all rows, or those cut by ``?limit=&offset=``; the total stands in ``X-Total-Count``."""
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list:
+        limit, offset = (self._number(request, name) for name in ("limit", "offset"))
+        self.total: int | None = None
+        if limit is None and not offset:
+            rows = list(queryset)
+            self.total = len(rows)
+            return rows
+        self.total = queryset.count() if hasattr(queryset, "query") else len(queryset)
+        start = offset or 0
+        return list(queryset[start : None if limit is None else start + limit])
+
+    def _number(self, request: Request, name: str) -> int | None:
+        raw = request.query_params.get(name)
+        if raw is None:
+            return None
+        if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
+            raise Invalid(f"{name} must be a whole number from 0 on.", fields={name: ["Not a whole number."]})
+        return int(raw)
+
+    def get_paginated_response(self, data: Any) -> Response:
+        return Response(data, headers={"X-Total-Count": str(self.total)})
+
+    def get_paginated_response_schema(self, schema: dict) -> dict:
+        return schema
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict]:
+        return [
+            {"name": name, "in": "query", "required": False, "schema": {"type": "integer", "minimum": 0}}
+            for name in ("limit", "offset")
+        ]
+
+
+class VersionedSerializer(serializers.ModelSerializer):
+    """Writes through ``infini.records``: an event per change, stale versions refused, only named columns written."""
+
+    version = serializers.IntegerField(required=False, min_value=1)
+
+    def create(self, validated_data: dict) -> Versioned:
+        validated_data.pop("version", None)
+        many = self._take_many_to_many(validated_data)
+        row = records.create(self.Meta.model(**validated_data), by=self.context["request"].user)
+        self._set_many_to_many(row, many)
+        return row
+
+    def update(self, instance: Versioned, validated_data: dict) -> Versioned:
+        version = validated_data.pop("version", None)
+        many = self._take_many_to_many(validated_data)
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
+        row = records.change(instance, validated_data, by=self.context["request"].user, version=version)
+        self._set_many_to_many(row, many)
+        return row
+
+    def _take_many_to_many(self, data: dict) -> dict[str, Any]:
+        names = {field.name for field in self.Meta.model._meta.many_to_many}
+        return {name: data.pop(name) for name in names & set(data)}
+
+    def _set_many_to_many(self, row: Versioned, many: dict[str, Any]) -> None:
+        for name, rows in many.items():
+            getattr(row, name).set(rows)

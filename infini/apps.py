@@ -1,0 +1,13 @@
+from django.apps import AppConfig
+from django.db.models.signals import post_migrate
+
+
+class InfiniConfig(AppConfig):
+    name = "infini"
+    verbose_name = "Infini"
+
+    def ready(self) -> None:
+        from infini.roles import grant_permissions
+
+        # Permissions exist only after migrations have run, so the groups get theirs here, every time.
+        post_migrate.connect(grant_permissions, dispatch_uid="infini.roles")

@@ -1,0 +1,47 @@
+"""Writing the timeline. Call inside the transaction that changes the fact."""
+
+from typing import Any
+
+from django.db import models
+
+from infini.fields import EncryptedTextField
+from infini.models import Event, User
+
+Actor = User | None
+
+
+def record(kind: str, subject: models.Model, *, by: Actor, data: dict[str, Any] | None = None) -> Event:
+    """Append one event about ``subject``; ``by`` None means the system itself."""
+    return Event.objects.create(**describe(kind, subject, by=by, data=data))
+
+
+def describe(kind: str, subject: models.Model, *, by: Actor, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The columns of an event, for callers that write many at once."""
+    return {
+        "kind": kind,
+        "actor": by,
+        "actor_name": by.get_username() if by else "",
+        "subject_kind": subject._meta.model_name or "",
+        "subject_id": str(subject.pk),
+        "subject_name": str(subject)[:200],
+        "data": data or {},
+    }
+
+
+def difference(before: models.Model | None, after: models.Model, columns: set[str]) -> dict[str, list[Any]]:
+    """``{column: [old, new]}`` of what differs; of a secret only whether it is set."""
+    changes: dict[str, list[Any]] = {}
+    for field in after._meta.concrete_fields:
+        if field.name not in columns:
+            continue
+        old = field.value_from_object(before) if before else None
+        new = field.value_from_object(after)
+        if old != new:
+            changes[field.name] = [_shown(field, old), _shown(field, new)]
+    return changes
+
+
+def _shown(field: models.Field, value: Any) -> Any:
+    if isinstance(field, EncryptedTextField):
+        return "set" if value else ""
+    return value if isinstance(value, str | int | float | bool | dict | list | None) else str(value)

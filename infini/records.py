@@ -1,0 +1,78 @@
+"""Create, change and remove a row people edit: one way for the admin and the API.
+
+Each writes its event in the same transaction. A change writes only the columns it names, so that what
+background processes observe meanwhile is never overwritten.
+"""
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from django.db import IntegrityError, transaction
+from django.db.models import F, ProtectedError, RestrictedError
+
+from infini import events
+from infini.errors import Conflict, NotFound, StaleVersion
+from infini.models import Versioned
+
+M = TypeVar("M", bound=Versioned)
+
+
+def create(row: M, *, by: events.Actor) -> M:
+    """Insert ``row``; raises Conflict when a unique name is taken meanwhile."""
+    with transaction.atomic(), _integrity_as_conflict(row):
+        row.save(force_insert=True)
+        columns = {f.name for f in row._meta.concrete_fields if f.editable}
+        events.record(f"{row._meta.model_name}.created", row, by=by, data=events.difference(None, row, columns))
+    return row
+
+
+def change(row: M, columns: Iterable[str], *, by: events.Actor, version: int | None = None) -> M:
+    """Write ``columns`` of ``row`` and nothing else.
+
+    ``version`` is what the editor saw; raises StaleVersion when somebody changed the row since,
+    NotFound when it is gone, Conflict when a unique name is taken.
+    """
+    wanted = set(columns)
+    model = type(row)
+    with transaction.atomic(), _integrity_as_conflict(row):
+        before = model._default_manager.filter(pk=row.pk).first()
+        if before is None:
+            raise NotFound(f"This {row._meta.verbose_name} no longer exists.")
+        if version is not None and before.version != version:
+            raise StaleVersion(
+                f"{before} was changed meanwhile (version {before.version}, you edited {version}). Load it again."
+            )
+        changes = events.difference(before, row, wanted)
+        if changes:
+            row.save(update_fields=set(changes))
+            model._default_manager.filter(pk=row.pk).update(version=F("version") + 1)
+            events.record(f"{row._meta.model_name}.changed", row, by=by, data=changes)
+            row.version = before.version + 1
+    return row
+
+
+def remove(row: M, *, by: events.Actor) -> None:
+    """Delete ``row``; raises Conflict naming what still needs it."""
+    try:
+        with transaction.atomic():
+            events.record(f"{row._meta.model_name}.deleted", row, by=by)
+            row.delete()
+    except (ProtectedError, RestrictedError) as error:
+        objects = getattr(error, "protected_objects", None) or getattr(error, "restricted_objects", ())
+        users = sorted({f"{o._meta.verbose_name} {o}" for o in objects})
+        more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+        raise Conflict(f"{row} is still used by {', '.join(users[:5])}{more}.") from None
+
+
+class _integrity_as_conflict:
+    """Turns a database's refusal into a Conflict; which constraint it was is left to validation before."""
+
+    def __init__(self, row: Versioned) -> None:
+        self.row = row
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, IntegrityError):
+            raise Conflict(f"{self.row._meta.verbose_name} {self.row}: this name or number is already taken.") from None

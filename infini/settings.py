@@ -1,0 +1,215 @@
+"""All settings. The environment is read here and nowhere else; README lists the variables."""
+
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.utils.translation import gettext_lazy as _
+
+from infini import secrets
+from infini.env import env_bool, env_float, env_int, env_list, env_str
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"
+
+# Where and what
+DATA_DIR = Path(env_str("INFINI_DATA_DIR", str(BASE_DIR / "var"))).expanduser().absolute()
+HOST = env_str("INFINI_HOST", "127.0.0.1")
+PORT = env_int("INFINI_PORT", 8000, least=1, most=65535)
+AGENT_PORT = env_int("INFINI_AGENT_PORT", 8888, least=1, most=65535)
+ADMIN_PASSWORD = env_str("INFINI_ADMIN_PASSWORD")
+PUBLIC_URL = env_str("INFINI_PUBLIC_URL")  # how a browser reaches us through a reverse proxy
+TRUST_PROXY = env_bool("INFINI_TRUST_PROXY")
+DEBUG = env_bool("INFINI_DEBUG")
+
+UPLOADS_DIR = DATA_DIR / "uploads"
+LOGS_DIR = DATA_DIR / "logs"
+AGENT_STATE_DIR = DATA_DIR / "agent"
+SECRETS_DIR = DATA_DIR / "secrets"
+
+# Secrets. The first field key encrypts; all of them decrypt, so a new first line rotates.
+SECRET_KEY = secrets.read_or_create(SECRETS_DIR / "signing-key", secrets.make_signing_key)
+FIELD_KEYS = secrets.read_or_create(SECRETS_DIR / "field-keys", secrets.make_field_key).split()
+
+# Fleet
+MONITOR_INTERVAL_SECONDS = env_float("INFINI_MONITOR_INTERVAL_SECONDS", 5.0, least=0.2)
+AGENT_TIMEOUT_SECONDS = env_float("INFINI_AGENT_TIMEOUT_SECONDS", 30.0, least=0.5)
+CHECK_TIMEOUT_SECONDS = env_float("INFINI_CHECK_TIMEOUT_SECONDS", 5.0, least=0.5)
+DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=5)
+PORT_RANGE_FIRST = env_int("INFINI_PORT_RANGE_FIRST", 10001, least=1024, most=65535)
+PORT_RANGE_LAST = env_int("INFINI_PORT_RANGE_LAST", 10100, least=PORT_RANGE_FIRST, most=65535)
+
+# Limits of what comes in, in bytes
+UPLOAD_MAX_BYTES = env_int("INFINI_UPLOAD_MAX_BYTES", 5 * 1024 * 1024, least=1024)
+REQUEST_MAX_BYTES = env_int("INFINI_REQUEST_MAX_BYTES", 32 * 1024 * 1024, least=1024)
+DATA_UPLOAD_MAX_MEMORY_SIZE = REQUEST_MAX_BYTES
+
+# Gateway, in seconds and bytes
+UPSTREAM_CONNECT_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_CONNECT_TIMEOUT_SECONDS", 5.0, least=0.1)
+UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS", 300.0, least=0.1)
+UPSTREAM_IDLE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_IDLE_TIMEOUT_SECONDS", 120.0, least=0.1)
+STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=1024)
+
+# Who may reach us
+_own_names = {"localhost", "127.0.0.1", "[::1]"}
+if HOST in ("0.0.0.0", "::"):
+    _own_names |= {socket.gethostname(), socket.getfqdn()}
+else:
+    _own_names.add(HOST)
+if PUBLIC_URL:
+    _own_names.add(urlsplit(PUBLIC_URL).hostname or "")
+ALLOWED_HOSTS = sorted(_own_names - {""}) + env_list("INFINI_ALLOWED_HOSTS")
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL.rstrip("/")] if PUBLIC_URL else []
+if TRUST_PROXY:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    USE_X_FORWARDED_HOST = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+# Cookies do not tell ports apart: two sites on one host would log each other out under one name.
+SESSION_COOKIE_NAME = f"infini_session_{PORT}"
+CSRF_COOKIE_NAME = f"infini_csrf_{PORT}"
+SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "SAMEORIGIN"
+SECURE_REFERRER_POLICY = "same-origin"
+
+INSTALLED_APPS = [
+    "infini.apps.InfiniConfig",
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "django_q",
+    "inventory.apps.InventoryConfig",
+    "deployments.apps.DeploymentsConfig",
+    "chat.apps.ChatConfig",
+]
+
+# No GZipMiddleware: it makes each chunk of a stream its own gzip member and browsers read only the first.
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+CSRF_FAILURE_VIEW = "infini.views.csrf_failure"
+
+ROOT_URLCONF = "infini.urls"
+ASGI_APPLICATION = "infini.asgi.application"
+AUTH_USER_MODEL = "infini.User"
+LOGIN_URL = "admin:login"
+LOGIN_REDIRECT_URL = "admin:index"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 8}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# WAL with IMMEDIATE transactions: no "database is locked" with web, worker and monitor writing one file.
+# No ATOMIC_REQUESTS: reads inside atomic() would queue behind writers.
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATA_DIR / "infini.sqlite3",
+        "OPTIONS": {
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA foreign_keys=ON",
+        },
+        "TEST": {"NAME": str(DATA_DIR / "test.sqlite3")},
+    }
+}
+
+# Steps are short, claimed by a lease and may run twice; see deployments/steps.py. queue_limit equals the workers,
+# because the broker's lock starts when a task is fetched, not when it runs.
+Q_CLUSTER = {
+    "name": "steps",
+    "orm": "default",
+    "workers": 2,
+    "queue_limit": 2,
+    "poll": 0.2,
+    "timeout": 120,
+    "retry": 600,
+    "max_attempts": 1,
+    "ack_failures": True,
+    "save_limit": 200,
+    "catch_up": False,
+    "scheduler": False,
+    "guard_cycle": 1,
+    "label": "Queue",
+}
+
+# Started by `manage.py up`, in this order; each is also a command of its own.
+FIRST_START_STEPS = ["inventory.reference.load_reference_cards", "inventory.local.ensure_local_server"]
+STALL_CHECKS = {"worker": "deployments.stalls.worker_stalled", "monitor": "deployments.stalls.monitor_stalled"}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["infini.access.KeyAuthentication", "infini.access.SessionOrNothing"],
+    "DEFAULT_PERMISSION_CLASSES": ["infini.access.RolePermission"],
+    "DEFAULT_PAGINATION_CLASS": "infini.api.PlainPagination",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "infini.api_errors.error_response",
+    "COERCE_DECIMAL_TO_STRING": False,
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Infini",
+    "DESCRIPTION": "Run AI model services on your own servers.",
+    "VERSION": VERSION,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SERVE_PERMISSIONS": ["infini.access.RolePermission"],
+}
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+# Static files are served from where they lie: no collecting step between a clone and a page.
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = False
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"()": "infini.logs.LineFormatter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env_str("INFINI_LOG_LEVEL", "INFO").upper()},
+    "loggers": {
+        "django.server": {"level": "WARNING"},
+        "daphne.server": {"level": "WARNING"},
+        "django.channels.server": {"level": "WARNING"},
+    },
+}
+
+SITE_TITLE = _("Infini")

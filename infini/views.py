@@ -1,0 +1,80 @@
+"""Pages that belong to no app: health, counts, the way in, and errors before any view was found."""
+
+from typing import Any
+
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect
+from django.views import defaults
+from django.views.csrf import csrf_failure as django_csrf_failure
+from django.views.decorators.http import require_safe
+from drf_spectacular.utils import extend_schema
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from infini import stats
+from infini.access import LOGGED_IN
+from infini.errors import Forbidden, InfiniError, NotFound
+
+
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    return redirect("admin:index")
+
+
+@require_safe
+def healthz(request: HttpRequest) -> HttpResponse:
+    """The process answers."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+def readyz(request: HttpRequest) -> HttpResponse:
+    """The process can do its work: the database answers a query."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM django_migrations LIMIT 1")
+    except Exception:  # noqa: BLE001  (whatever keeps the database from answering makes us not ready)
+        return JsonResponse({"status": "database does not answer"}, status=503)
+    return JsonResponse({"status": "ready"})
+
+
+class StatsView(APIView):
+    needs = {"GET": LOGGED_IN}
+
+    @extend_schema(responses={200: {"type": "object", "additionalProperties": {"type": "integer"}}})
+    def get(self, request: Request) -> Response:
+        """Counts for the overview."""
+        return Response(stats.counts())
+
+
+def _speaks_json(request: HttpRequest) -> bool:
+    return request.path.startswith(("/api/", "/v1/"))
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    if _speaks_json(request):
+        error = Forbidden(f"The request's CSRF token or origin is not right: {reason}", code="csrf_failed")
+        return JsonResponse(error.as_json(), status=403)
+    return django_csrf_failure(request, reason=reason)
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _speaks_json(request):
+        return JsonResponse(NotFound("There is nothing at this path.").as_json(), status=404)
+    return defaults.page_not_found(request, exception)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if _speaks_json(request):
+        error = InfiniError("The request cannot be read.", code="bad_request")
+        return JsonResponse(error.as_json(), status=400)
+    return defaults.bad_request(request, exception)
+
+
+def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
+    if _speaks_json(request):
+        error = InfiniError("Something went wrong on our side; the site's log tells more.", code="internal")
+        return JsonResponse(error.as_json(), status=500)
+    return defaults.server_error(request)

@@ -1,0 +1,218 @@
+"""What we own: environments, brands, cards, models, servers and their devices."""
+
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Lower
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from infini.fields import EncryptedTextField
+from infini.models import Versioned
+from inventory.querysets import ServerQuerySet
+
+PORT_VALIDATORS = [MinValueValidator(1), MaxValueValidator(65535)]
+
+
+def _port_in_range(column: str, name: str) -> models.CheckConstraint:
+    return models.CheckConstraint(condition=Q(**{f"{column}__gte": 1, f"{column}__lte": 65535}), name=name)
+
+
+class Environment(Versioned):
+    """Development, test, production, ...: separates servers and models of one site."""
+
+    name = models.CharField(_("name"), max_length=100)
+
+    class Meta:
+        verbose_name = _("environment")
+        verbose_name_plural = _("environments")
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(Lower("name"), name="environment_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Brand(Versioned):
+    """A maker of accelerators. ``vendor`` is the stable key by which agents name the same maker."""
+
+    name = models.CharField(_("name"), max_length=100)
+    name_zh = models.CharField(_("Chinese name"), max_length=100, blank=True)
+    vendor = models.CharField(_("vendor key"), max_length=40, blank=True)
+    logo = models.CharField(_("logo"), max_length=200, blank=True, help_text=_("Address of an uploaded picture."))
+    sort_order = models.IntegerField(_("order"), default=0, db_index=True)
+
+    class Meta:
+        verbose_name = _("brand")
+        verbose_name_plural = _("brands")
+        ordering = ["sort_order", "-created_at", "-pk"]
+        constraints = [models.UniqueConstraint(Lower("name"), name="brand_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _figure(label: str) -> models.FloatField:
+    """A published figure; empty when nobody publishes it, and never zero for that."""
+    return models.FloatField(label, null=True, blank=True)
+
+
+class Card(Versioned):
+    """One accelerator card as a buyer can tell it apart; figures are the vendor's dense peaks, with their source."""
+
+    FIGURES = (
+        "memory",
+        "fp8_perf",
+        "int8_perf",
+        "bf16_perf",
+        "fp16_perf",
+        "fp32_perf",
+        "interconnect_bandwidth",
+        "power",
+    )
+
+    brand = models.ForeignKey(Brand, models.CASCADE, related_name="cards", verbose_name=_("brand"))
+    name = models.CharField(_("name"), max_length=100)
+    model = models.CharField(_("variant"), max_length=100, blank=True)
+    memory = _figure(_("memory (GB)"))
+    memory_type = models.CharField(_("memory type"), max_length=20, blank=True)
+    fp8_perf = _figure(_("FP8 (TFLOPS)"))
+    int8_perf = _figure(_("INT8 (TOPS)"))
+    bf16_perf = _figure(_("BF16 (TFLOPS)"))
+    fp16_perf = _figure(_("FP16 (TFLOPS)"))
+    fp32_perf = _figure(_("FP32 (TFLOPS)"))
+    interconnect_bandwidth = _figure(_("interconnect (GB/s)"))
+    power = _figure(_("power (W)"))
+    released = models.PositiveSmallIntegerField(_("released"), null=True, blank=True)
+    source_url = models.URLField(_("source"), max_length=500, blank=True)
+    note = models.TextField(_("note"), blank=True)
+
+    class Meta:
+        verbose_name = _("accelerator card")
+        verbose_name_plural = _("accelerator cards")
+        ordering = ["brand__sort_order", "brand__name", "name", "model"]
+        constraints = [
+            models.UniqueConstraint("brand", Lower("name"), Lower("model"), name="card_unique_in_brand"),
+            *(
+                models.CheckConstraint(
+                    condition=Q(**{figure: None}) | Q(**{f"{figure}__gt": 0}), name=f"card_{figure}_positive"
+                )
+                for figure in ("memory", "fp8_perf", "int8_perf", "bf16_perf", "fp16_perf", "fp32_perf")
+            ),
+            models.CheckConstraint(
+                condition=Q(interconnect_bandwidth=None) | Q(interconnect_bandwidth__gt=0),
+                name="card_interconnect_positive",
+            ),
+            models.CheckConstraint(condition=Q(power=None) | Q(power__gt=0), name="card_power_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return self.model or self.name
+
+
+class AIModel(Versioned):
+    """A model that can be served. ``environments`` empty means all of them."""
+
+    name = models.CharField(_("name"), max_length=200)
+    logo = models.CharField(_("logo"), max_length=200, blank=True)
+    parameters = models.CharField(
+        _("parameters"), max_length=50, blank=True, help_text=_("For example 7B or 671B-A37B.")
+    )
+    environments = models.ManyToManyField(
+        Environment, blank=True, related_name="models", verbose_name=_("environments"), help_text=_("Empty: all.")
+    )
+
+    class Meta:
+        verbose_name = _("model")
+        verbose_name_plural = _("models")
+        ordering = ["name", "pk"]
+        constraints = [models.UniqueConstraint(Lower("name"), name="aimodel_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Server(Versioned):
+    """One machine. SSH access and agent access are each optional: a username, a token turn them on.
+
+    The second half is observed: written by checks and agent reports alone, never by people.
+    """
+
+    name = models.CharField(_("name"), max_length=100)
+    environment = models.ForeignKey(
+        Environment, models.PROTECT, null=True, blank=True, related_name="servers", verbose_name=_("environment")
+    )
+    brand = models.ForeignKey(
+        Brand, models.PROTECT, null=True, blank=True, related_name="servers", verbose_name=_("brand")
+    )
+    card = models.ForeignKey(
+        Card, models.PROTECT, null=True, blank=True, related_name="servers", verbose_name=_("card")
+    )
+    host_ip = models.CharField(_("address"), max_length=253, help_text=_("IP address or host name."))
+    labels = models.JSONField(_("labels"), default=dict, blank=True)
+    maintenance = models.BooleanField(_("maintenance"), default=False)
+
+    port = models.PositiveIntegerField(_("SSH port"), default=22, validators=PORT_VALIDATORS)
+    username = models.CharField(_("SSH account"), max_length=100, blank=True)
+    password = EncryptedTextField(_("password"), blank=True, default="")
+    private_key = EncryptedTextField(_("private key"), blank=True, default="")
+    passphrase = EncryptedTextField(_("passphrase"), blank=True, default="")
+    host_key = models.TextField(_("pinned host key"), blank=True, editable=False)
+
+    agent_port = models.PositiveIntegerField(_("agent port"), default=8888, validators=PORT_VALIDATORS)
+    agent_token = EncryptedTextField(_("agent token"), blank=True, default="")
+    agent_certificate = models.TextField(
+        _("agent certificate"), blank=True, help_text=_("PEM, pinned: the agent is then asked over TLS.")
+    )
+
+    # Observed by checks.
+    reachable = models.BooleanField(_("reachable"), null=True, editable=False)
+    last_check = models.DateTimeField(_("last check"), null=True, editable=False)
+    check_method = models.CharField(max_length=10, blank=True, editable=False)
+    check_error = models.CharField(max_length=300, blank=True, editable=False)
+    # Observed by reports.
+    agent_seen_at = models.DateTimeField(_("agent seen"), null=True, editable=False)
+    agent_asked_at = models.DateTimeField(_("agent asked"), null=True, editable=False)
+    agent_error = models.CharField(_("agent error"), max_length=300, blank=True, editable=False)
+    agent_version = models.CharField(_("agent version"), max_length=40, blank=True, editable=False)
+    boot_id = models.CharField(max_length=64, blank=True, editable=False)
+    figures = models.JSONField(_("figures"), default=dict, editable=False)
+
+    objects = ServerQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("server")
+        verbose_name_plural = _("servers")
+        ordering = ["name", "pk"]
+        permissions = [("check_server", "Can check servers"), ("repin_server", "Can re-pin a host key")]
+        constraints = [
+            models.UniqueConstraint(Lower("name"), name="server_name_unique"),
+            _port_in_range("port", "server_port_range"),
+            _port_in_range("agent_port", "server_agent_port_range"),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Device(models.Model):
+    """One accelerator in a server, as its agent reports it; live figures are the last report's."""
+
+    server = models.ForeignKey(Server, models.CASCADE, related_name="devices", verbose_name=_("server"))
+    uuid = models.CharField(_("UUID"), max_length=100)
+    index = models.PositiveSmallIntegerField(_("index"))
+    vendor = models.CharField(_("vendor"), max_length=40)
+    name = models.CharField(_("name"), max_length=100)
+    memory_bytes = models.BigIntegerField(_("memory (bytes)"), null=True)
+    slots = models.PositiveSmallIntegerField(_("slots"), default=1)
+    figures = models.JSONField(_("figures"), default=dict)
+    seen_at = models.DateTimeField(_("seen"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("device")
+        verbose_name_plural = _("devices")
+        ordering = ["server__name", "index"]
+        constraints = [models.UniqueConstraint(fields=["server", "uuid"], name="device_unique_on_server")]
+
+    def __str__(self) -> str:
+        return f"{self.server}/{self.index}"

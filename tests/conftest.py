@@ -1,0 +1,54 @@
+"""People with each role, and clients that act as them."""
+
+from collections.abc import Callable
+
+import pytest
+from django.contrib.auth.models import Group
+from rest_framework.test import APIClient
+
+from infini.models import User
+
+
+@pytest.fixture
+def make_user(db: None) -> Callable[..., User]:
+    def make(role: str | None = None, name: str | None = None) -> User:
+        user = User.objects.create_user(name or role or "nobody", password="a-long-password", is_staff=True)
+        if role:
+            user.groups.add(Group.objects.get(name=role))
+        return user
+
+    return make
+
+
+@pytest.fixture
+def viewer(make_user: Callable[..., User]) -> User:
+    return make_user("viewer")
+
+
+@pytest.fixture
+def operator(make_user: Callable[..., User]) -> User:
+    return make_user("operator")
+
+
+@pytest.fixture
+def administrator(make_user: Callable[..., User]) -> User:
+    return make_user("administrator")
+
+
+@pytest.fixture
+def api_as() -> Callable[[User | None], APIClient]:
+    """An API client logged in as a user; None is nobody."""
+
+    def client(user: User | None) -> APIClient:
+        made = APIClient()
+        if user:
+            made.force_login(user)
+        return made
+
+    return client
+
+
+@pytest.fixture
+def api(operator: User, api_as: Callable[[User | None], APIClient]) -> APIClient:
+    """The operator's API client: what most tests act as."""
+    return api_as(operator)
