@@ -218,7 +218,8 @@ class Tombstone(models.Model):
 class Operation(models.Model):
     """Long work on one service, advanced by short steps; any worker may do the next one.
 
-    A step holds ``leased_until``; ``step_due_at`` says when the next is due. At most one is open per service.
+    A step holds ``leased_until``; ``step_due_at`` says when the next is due, ``queued_at`` and ``stepped_at`` when
+    one was last queued and begun. At most one is open per service.
     """
 
     service = models.ForeignKey(Service, models.CASCADE, related_name="operations", verbose_name=_("service"))
@@ -231,6 +232,8 @@ class Operation(models.Model):
     deadline_at = models.DateTimeField(_("deadline"))
     finished_at = models.DateTimeField(_("finished"), null=True)
     step_due_at = models.DateTimeField(default=timezone.now)
+    queued_at = models.DateTimeField(null=True)
+    stepped_at = models.DateTimeField(null=True)
     leased_until = models.DateTimeField(null=True)
 
     class Meta:

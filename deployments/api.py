@@ -1,0 +1,147 @@
+"""The services' API: thin edges over specs, lifecycle and reports."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Max, Prefetch, QuerySet
+from django.shortcuts import get_object_or_404
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import generics
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from deployments import lifecycle
+from deployments.asking import refresh_now
+from deployments.models import Operation, Placement, Service
+from deployments.querysets import ServiceQuerySet
+from deployments.serializers import DeployLog, OperationAnswer, ServiceSerializer
+from infini.access import crud_needs
+from infini.errors import NotFound
+
+DEPLOY = "deployments.deploy_service"
+
+
+def services() -> ServiceQuerySet:
+    """Services with all their API shows, in a number of queries that does not grow with their number."""
+    placements = Placement.objects.select_related("server").prefetch_related(
+        "instances__revision", "instances__placement__server"
+    )
+    return (
+        Service.objects.with_status()
+        .select_related("model", "environment", "current_revision")
+        .prefetch_related(
+            Prefetch("placements", queryset=placements),
+            Prefetch("operations", queryset=latest_operations(), to_attr="last_operations"),
+        )
+    )
+
+
+def latest_operations() -> QuerySet[Operation]:
+    """The newest operation of each service."""
+    newest = Operation.objects.order_by().values("service").annotate(pk_max=Max("pk")).values("pk_max")
+    return Operation.objects.filter(pk__in=newest)
+
+
+class ServiceList(generics.ListCreateAPIView):
+    serializer_class = ServiceSerializer
+    needs = crud_needs("deployments", "service")
+
+    def get_queryset(self) -> ServiceQuerySet:
+        return services()
+
+    def perform_create(self, serializer: Any) -> None:
+        """A command given at creation starts the deployment; when it cannot start, nothing is created."""
+        with transaction.atomic():
+            service = serializer.save()
+            if service.current_revision and service.placements.exists() and self.request.user.has_perm(DEPLOY):
+                lifecycle.deploy(service, by=self.request.user)
+        serializer.instance = services().get(pk=service.pk)
+
+
+class ServiceDetail(generics.RetrieveUpdateDestroyAPIView):
+    serializer_class = ServiceSerializer
+    needs = crud_needs("deployments", "service")
+
+    def get_queryset(self) -> ServiceQuerySet:
+        return services()
+
+    def perform_update(self, serializer: Any) -> None:
+        serializer.instance = services().get(pk=serializer.save().pk)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("force", bool, description="Also when servers cannot be reached.")],
+        responses={202: OperationAnswer},
+    )
+    def delete(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Stop every instance, then delete: 202 while that goes on."""
+        force = request.query_params.get("force", "").lower() in ("1", "true", "yes")
+        operation = lifecycle.delete(_service(kwargs["pk"]), by=request.user, force=force)
+        return _accepted(operation, kwargs["pk"])
+
+
+class Verb(APIView):
+    """POST asks for an operation: 202 with its id."""
+
+    needs = {"POST": DEPLOY}
+    verb: Callable[..., Operation]
+
+    @extend_schema(request=None, responses={202: OperationAnswer})
+    def post(self, request: Request, pk: str) -> Response:
+        return _accepted(type(self).verb(_service(pk), by=request.user), pk)
+
+
+class Deploy(Verb):
+    verb = staticmethod(lifecycle.deploy)
+
+
+class Restart(Verb):
+    verb = staticmethod(lifecycle.restart)
+
+
+class Stop(Verb):
+    verb = staticmethod(lifecycle.stop)
+
+
+class DeployLogView(APIView):
+    needs = {"GET": "deployments.view_service"}
+
+    @extend_schema(responses={200: DeployLog})
+    def get(self, request: Request, pk: str) -> Response:
+        """The last operation and what it did on each server."""
+        operation = _service(pk).operations.order_by("-pk").first()
+        if operation is None:
+            raise NotFound("Nothing was ever asked of this service.", code="never_deployed")
+        results = operation.results.select_related("instance")
+        document = {
+            "operation_id": operation.pk,
+            "kind": operation.kind,
+            "state": operation.state,
+            "reason": operation.reason,
+            "results": results,
+        }
+        return Response(DeployLog(document).data)
+
+
+class RefreshStatus(APIView):
+    needs = {"POST": "deployments.view_service"}
+
+    @extend_schema(request=None, responses={200: ServiceSerializer(many=True)})
+    def post(self, request: Request) -> Response:
+        """Ask the agents now, then answer as the list does."""
+        refresh_now()
+        return Response(ServiceSerializer(services(), many=True).data)
+
+
+def _service(pk: Any) -> Service:
+    return get_object_or_404(Service, pk=pk)
+
+
+def _accepted(operation: Operation | None, pk: Any) -> Response:
+    now = Service.objects.with_status().filter(pk=pk).first()
+    answer = {
+        "operation_id": operation.pk if operation else None,
+        "deploy_status": now.deploy_status if now else None,
+    }
+    return Response(OperationAnswer(answer).data, status=202)

@@ -1,0 +1,107 @@
+"""How the results of an operation end, and with them the operation."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from deployments.claims import release_ports
+from deployments.lifecycle import remove_service
+from deployments.models import Instance, Operation, OperationResult, Service
+from deployments.observations import Observation
+from deployments.phases import ENDED, OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
+from deployments.specs import bury
+from infini import events
+
+UNFINISHED = (ResultState.WAITING, ResultState.SENT)
+
+
+def mark_sent(result: OperationResult, seen: Observation) -> None:
+    """The agent has taken it."""
+    OperationResult.objects.filter(pk=result.pk, state__in=UNFINISHED).update(state=ResultState.SENT, pid=seen.pid)
+
+
+def finish(result: OperationResult, state: ResultState, *, reason: str = "", **columns: Any) -> None:
+    """End one result; the first end counts."""
+    OperationResult.objects.filter(pk=result.pk, state__in=UNFINISHED).update(
+        state=state, reason=reason[:500], **columns
+    )
+
+
+def finish_by_instance(result: OperationResult) -> None:
+    """End one result as its instance stands: ready is done, an end of its own is failed."""
+    instance = Instance.objects.filter(pk=result.instance_id, generation=result.generation).first()
+    if instance is None:
+        return
+    facts = {"pid": instance.pid, "exit_code": instance.exit_code, "exit_unseen": instance.exit_unseen}
+    if instance.wanted == Wanted.RUNNING and instance.ready:
+        finish(result, ResultState.DONE, **facts)
+    elif instance.wanted == Wanted.RUNNING and instance.phase in (*ENDED, Phase.LOST):
+        finish(result, ResultState.FAILED, reason=instance.reason or _ended(instance), **facts)
+    elif instance.wanted == Wanted.STOPPED and instance.phase in ENDED:
+        finish(result, ResultState.DONE, reason=instance.reason, **facts)
+
+
+def leave_tombstone(result: OperationResult) -> None:
+    """Give up an instance whose server is silent; it is ended when the server speaks again."""
+    with transaction.atomic():
+        finish(result, ResultState.DONE, reason="Not reached; it is ended when the server answers again.")
+        bury(Instance.objects.filter(pk=result.instance_id).select_related("placement"))
+
+
+def settle(operation: Operation) -> None:
+    """Close the operation when every result has ended, or its deadline has passed."""
+    now = timezone.now()
+    for result in operation.results.filter(state=ResultState.SENT).select_related("instance"):
+        instance = result.instance
+        # What is to run is finished only together with its last log lines, by the step that fetches them.
+        if instance and (instance.wanted != Wanted.RUNNING or instance.phase == Phase.LOST):
+            finish_by_instance(result)
+    if now >= operation.deadline_at:
+        _time_out(operation)
+    if not operation.results.filter(state__in=UNFINISHED).exists():
+        _close(operation, now)
+
+
+def _time_out(operation: Operation) -> None:
+    limit = (operation.deadline_at - operation.created_at).total_seconds()
+    operation.results.filter(state__in=UNFINISHED).update(
+        state=ResultState.FAILED, reason=f"Not done within {limit:g} s; what was started was left as it is."
+    )
+
+
+def _close(operation: Operation, now: datetime) -> None:
+    results = list(operation.results.all())
+    failed = [r for r in results if r.state == ResultState.FAILED]
+    state = OperationState.FAILED if failed else OperationState.DONE
+    reason = f"{len(failed)} of {len(results)} failed. {failed[0].server_name}: {failed[0].reason}" if failed else ""
+    with transaction.atomic():
+        closed = Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
+            state=state, finished_at=now, reason=reason[:500]
+        )
+        if not closed:
+            return
+        service = Service.objects.get(pk=operation.service_id)
+        data = {"operation": operation.pk, "results": {r.server_name: r.state for r in results}}
+        events.record(f"service.{operation.kind}_{state}", service, by=operation.by, data=data)
+        _tidy(operation, service, bool(failed))
+
+
+def _tidy(operation: Operation, service: Service, failed: bool) -> None:
+    """Free what ended on purpose; remove what is to be gone."""
+    ended = Instance.objects.filter(placement__service=service, wanted=Wanted.STOPPED, phase__in=ENDED)
+    release_ports(ended.values_list("pk", flat=True))
+    service.placements.filter(replicas=0, instances=None).delete()
+    if operation.kind == OperationKind.DEPLOY and not failed:
+        Service.objects.filter(pk=service.pk).update(good_revision=service.current_revision)
+    if operation.kind == OperationKind.DELETE:
+        if not Instance.objects.filter(placement__service=service).exists():
+            remove_service(service, by=operation.by)
+        elif failed:
+            Service.objects.filter(pk=service.pk).update(wanted=Wanted.STOPPED)
+
+
+def _ended(instance: Instance) -> str:
+    code = "an exit code nobody saw" if instance.exit_unseen else f"exit code {instance.exit_code}"
+    return f"The process ended with {code}."

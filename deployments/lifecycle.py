@@ -1,0 +1,226 @@
+"""The verbs: deploy, restart, stop, delete. Each states what is wanted in one transaction and opens an operation.
+
+Nothing here waits for the network: steps do (deployments/steps.py), queued on commit.
+"""
+
+import re
+import secrets
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from deployments.claims import claim_port
+from deployments.models import Instance, Operation, OperationResult, Revision, Service
+from deployments.phases import (
+    ALIVE,
+    OPEN_STATES,
+    OperationKind,
+    OperationState,
+    Phase,
+    ResultState,
+    Wanted,
+)
+from deployments.queueing import queue_step
+from infini import events
+from infini.errors import Conflict, Invalid, NotFound
+from inventory.models import Server
+from inventory.querysets import agent_silence_limit
+
+
+def deploy(service: Service, *, by: events.Actor) -> Operation:
+    """Run the current revision on every server of the service, at once.
+
+    Raises Invalid without a command or servers, Conflict while another operation is open or a port is taken.
+    """
+    with transaction.atomic():
+        service = _locked(service)
+        revision = service.current_revision
+        if revision is None:
+            raise Invalid("This service has no deploy command yet; enter one first.", code="no_command")
+        placements = list(service.placements.select_related("server"))
+        if not any(placement.replicas for placement in placements):
+            raise Invalid("This service is on no server yet; choose at least one.", code="no_servers")
+        operation = _open(service, OperationKind.DEPLOY, by=by)
+        for placement in placements:
+            have = {i.ordinal: i for i in placement.instances.all()}
+            for ordinal in range(placement.replicas):
+                instance = have.pop(ordinal, None) or _new_instance(service, placement.pk, revision, ordinal)
+                _want_running(instance, placement.server, revision)
+            _want(have.values(), Wanted.GONE)
+        return _begin(operation, service, Wanted.RUNNING)
+
+
+def restart(service: Service, *, by: events.Actor) -> Operation:
+    """Run each instance's own revision anew. Raises Conflict when there is nothing to restart."""
+    with transaction.atomic():
+        service = _locked(service)
+        instances = list(_instances(service).exclude(wanted=Wanted.GONE))
+        if not instances:
+            raise Conflict("Nothing of this service was ever deployed; deploy it first.", code="never_deployed")
+        operation = _open(service, OperationKind.RESTART, by=by)
+        for instance in instances:
+            _want_running(instance, instance.placement.server, instance.revision)
+        return _begin(operation, service, Wanted.RUNNING)
+
+
+def stop(service: Service, *, by: events.Actor) -> Operation:
+    """End every instance. Supersedes an open operation, since stopping must always be possible."""
+    with transaction.atomic():
+        service = _locked(service)
+        _supersede(service, "stop")
+        operation = _open(service, OperationKind.STOP, by=by)
+        _want(_instances(service).exclude(wanted=Wanted.GONE), Wanted.STOPPED)
+        return _begin(operation, service, Wanted.STOPPED)
+
+
+def delete(service: Service, *, by: events.Actor, force: bool = False) -> Operation | None:
+    """End every instance, then the service itself; None when it is gone already, having none.
+
+    Raises Conflict when an instance may still run on a server that does not answer, unless ``force``:
+    then a tombstone is left that ends it when the server speaks again.
+    """
+    with transaction.atomic():
+        service = _locked(service, though_deleting=force)
+        instances = list(_instances(service))
+        if not force:
+            _refuse_unreachable(instances)
+        _supersede(service, "delete")
+        if not instances:
+            remove_service(service, by=by)
+            return None
+        operation = _open(service, OperationKind.DELETE, by=by, force=force)
+        _want(instances, Wanted.GONE)
+        return _begin(operation, service, Wanted.GONE)
+
+
+def remove_service(service: Service, *, by: events.Actor) -> None:
+    """Delete the rows of a service that has no instances left."""
+    events.record("service.deleted", service, by=by)
+    Service.objects.filter(pk=service.pk).update(current_revision=None, good_revision=None)
+    service.delete()
+
+
+def stop_local_instances() -> None:
+    """Mark what is on this machine's own server as wanted stopped; `manage.py down` then stops the processes."""
+    with transaction.atomic():
+        instances = list(
+            Instance.objects.select_for_update()
+            .filter(placement__server__name="local", wanted=Wanted.RUNNING)
+            .select_related("placement__service")
+        )
+        _want(instances, Wanted.STOPPED)
+        services = {i.placement.service_id: i.placement.service for i in instances}
+        for service in services.values():
+            _supersede(service, "make down")
+            if not Instance.objects.filter(placement__service=service, wanted=Wanted.RUNNING).exists():
+                Service.objects.filter(pk=service.pk).update(wanted=Wanted.STOPPED)
+            events.record("service.stopped_with_site", service, by=None)
+
+
+def _locked(service: Service, *, though_deleting: bool = False) -> Service:
+    found = Service.objects.select_for_update().filter(pk=service.pk).first()
+    if found is None:
+        raise NotFound("This service no longer exists.")
+    if not though_deleting and found.wanted == Wanted.GONE and found.operations.filter(state__in=OPEN_STATES).exists():
+        raise Conflict(f"{found} is being deleted.", code="being_deleted")
+    return found
+
+
+def _instances(service: Service):  # type: ignore[no-untyped-def]
+    return Instance.objects.filter(placement__service=service).select_related("placement__server", "revision")
+
+
+def _open(service: Service, kind: OperationKind, *, by: events.Actor, force: bool = False) -> Operation:
+    deadline = timezone.now() + timedelta(seconds=settings.DEPLOY_DEADLINE_SECONDS)
+    try:
+        with transaction.atomic():
+            return Operation.objects.create(service=service, kind=kind, by=by, force=force, deadline_at=deadline)
+    except IntegrityError:
+        running = service.operations.filter(state__in=OPEN_STATES).first()
+        what = running.get_kind_display().lower() if running else "another operation"
+        raise Conflict(
+            f"{service} is busy with: {what}. Wait for it, or stop the service.", code="operation_open"
+        ) from None
+
+
+def _begin(operation: Operation, service: Service, wanted: Wanted) -> Operation:
+    """Write down what is wanted, one result per instance, the event; queue the first step on commit."""
+    Service.objects.filter(pk=service.pk).update(wanted=wanted)
+    service.wanted = wanted
+    OperationResult.objects.bulk_create(
+        OperationResult(
+            operation=operation,
+            instance=instance,
+            server=instance.placement.server,
+            server_name=instance.placement.server.name,
+            generation=instance.generation,
+        )
+        for instance in _instances(service)
+    )
+    events.record(f"service.{operation.kind}_asked", service, by=operation.by, data={"operation": operation.pk})
+    queue_step(operation.pk)
+    return operation
+
+
+def _supersede(service: Service, by_what: str) -> None:
+    """Close an open operation; its late answers count no more, because generations go on."""
+    now = timezone.now()
+    for operation in service.operations.filter(state__in=OPEN_STATES):
+        operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT]).update(state=ResultState.CANCELLED)
+        Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
+            state=OperationState.CANCELLED, finished_at=now, reason=f"Superseded by {by_what}."
+        )
+
+
+def _new_instance(service: Service, placement_id: int, revision: Revision, ordinal: int) -> Instance:
+    return Instance.objects.create(
+        placement_id=placement_id, revision=revision, ordinal=ordinal, key=_new_key(service.name)
+    )
+
+
+def _new_key(name: str) -> str:
+    """A key people recognise and no two sites share: agents know instances by it alone."""
+    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "service"
+    return f"{readable}-{secrets.token_hex(4)}"
+
+
+def _want_running(instance: Instance, server: Server, revision: Revision) -> None:
+    port = claim_port(instance, server=server, revision=revision)
+    Instance.objects.filter(pk=instance.pk).update(
+        revision=revision,
+        wanted=Wanted.RUNNING,
+        generation=F("generation") + 1,
+        phase=Phase.PENDING,
+        ready=False,
+        exit_code=None,
+        exit_unseen=False,
+        reason="",
+        port=port,
+    )
+
+
+def _want(instances: Iterable[Instance], wanted: Wanted) -> None:
+    ids = [instance.pk for instance in instances]
+    Instance.objects.filter(pk__in=ids).update(wanted=wanted, generation=F("generation") + 1, ready=False)
+
+
+def _refuse_unreachable(instances: list[Instance]) -> None:
+    heard_since = timezone.now() - agent_silence_limit()
+    silent = sorted(
+        {
+            i.placement.server.name
+            for i in instances
+            if i.phase in (*ALIVE, Phase.LOST)
+            and (i.placement.server.agent_seen_at is None or i.placement.server.agent_seen_at < heard_since)
+        }
+    )
+    if silent:
+        raise Conflict(
+            f"{', '.join(silent)} cannot be reached, and instances may still run there. Wait, or delete with force: "
+            "they are then ended when their server answers again.",
+            code="server_unreachable",
+        )

@@ -1,0 +1,20 @@
+"""`manage.py monitor`: the loop that keeps what the site says true."""
+
+import asyncio
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from deployments.monitor import Monitor
+
+
+class Command(BaseCommand):
+    help = "Ask every agent for its report every few seconds, record it, and queue the steps that are due."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            asyncio.run(Monitor().run())
+        except KeyboardInterrupt:
+            self.stdout.write("monitor: ended")

@@ -1,0 +1,231 @@
+"""Services as the API speaks of them."""
+
+from datetime import datetime
+from typing import Any
+
+from rest_framework import serializers
+
+from deployments.models import Instance, Service
+from deployments.phases import DeployStatus, Phase, Wanted
+from deployments.specs import change_service, create_service
+from inventory.models import AIModel, Environment, Server
+
+# Names in the API -> columns of a revision.
+SPEC_FIELDS = {
+    "deploy_command": "command",
+    "stop_command": "stop_command",
+    "env": "env",
+    "secret_env": "secret_env",
+    "run_as": "run_as",
+    "cwd": "cwd",
+    "probes": "probes",
+    "port": "port",
+    "devices": "devices",
+    "note": "note",
+}
+
+
+class InstanceSerializer(serializers.ModelSerializer):
+    server_id = serializers.IntegerField(source="placement.server_id")
+    server = serializers.CharField(source="placement.server.name")
+    revision = serializers.IntegerField(source="revision.number")
+    exit_code = serializers.SerializerMethodField()
+    observed_at = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Instance
+        fields = [
+            "id",
+            "key",
+            "server_id",
+            "server",
+            "revision",
+            "wanted",
+            "phase",
+            "ready",
+            "pid",
+            "port",
+            "restarts",
+            "exit_code",
+            "reason",
+            "started_at",
+            "observed_at",
+        ]
+
+    def get_exit_code(self, instance: Instance) -> int | str | None:
+        return instance.shown_exit_code
+
+    def get_observed_at(self, instance: Instance) -> datetime | None:
+        return observed_at(instance)
+
+
+def observed_at(instance: Instance) -> datetime | None:
+    """When it was last seen as it stands: unchanged rows are not rewritten, their server's last report counts."""
+    seen = instance.placement.server.agent_seen_at
+    if instance.phase in (Phase.LOST, Phase.PENDING) or seen is None or instance.observed_at is None:
+        return instance.observed_at
+    return max(seen, instance.observed_at)
+
+
+def service_reason(service: Service) -> str:
+    """Why a service is not (fully) running: the first reason among its instances; empty when there is none."""
+    instances = [i for p in service.placements.all() for i in p.instances.all()]
+    for instance in instances:
+        if instance.reason and not (instance.wanted == Wanted.RUNNING and instance.ready):
+            return f"{instance.placement.server.name}: {instance.reason}"
+    if service.wanted == Wanted.STOPPED:
+        return "Stopped as wanted." if instances else "Never deployed."
+    return ""
+
+
+class NamedSerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    name = serializers.CharField()
+
+
+class ServiceSerializer(serializers.ModelSerializer):
+    """Reads carry derived status; writes go through ``deployments.specs``."""
+
+    name = serializers.CharField(max_length=100)
+    model_id = serializers.PrimaryKeyRelatedField(
+        source="model", queryset=AIModel.objects.all(), required=False, allow_null=True
+    )
+    model = NamedSerializer(read_only=True)
+    environment = serializers.SlugRelatedField(
+        slug_field="name", queryset=Environment.objects.all(), required=False, allow_null=True
+    )
+    server_ids = serializers.ListField(child=serializers.IntegerField(min_value=1), required=False, max_length=1000)
+    deploy_command = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    stop_command = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    env = serializers.DictField(child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False)
+    secret_env = serializers.DictField(
+        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False, write_only=True
+    )
+    run_as = serializers.CharField(required=False, allow_blank=True, max_length=100)
+    cwd = serializers.CharField(required=False, allow_blank=True, max_length=500)
+    probes = serializers.DictField(required=False)
+    port = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=65535)
+    note = serializers.CharField(required=False, allow_blank=True, max_length=500, write_only=True)
+    path_prefix = serializers.RegexField(r"^(/[A-Za-z0-9._~/-]*)?$", required=False, allow_blank=True, max_length=100)
+    version = serializers.IntegerField(required=False, min_value=1)
+
+    class Meta:
+        model = Service
+        fields = [
+            "id",
+            "name",
+            "model_id",
+            "model",
+            "environment",
+            "served_model",
+            "path_prefix",
+            "server_ids",
+            *(name for name in SPEC_FIELDS if name not in ("devices",)),
+            "wanted",
+            "version",
+            "created_at",
+        ]
+        read_only_fields = ["wanted", "created_at"]
+
+    def validate_name(self, name: str) -> str:
+        clash = Service.objects.filter(name__iexact=name)
+        if self.instance:
+            clash = clash.exclude(pk=self.instance.pk)
+        if clash.exists():
+            raise serializers.ValidationError("A service with this name exists already.")
+        return name
+
+    def validate_server_ids(self, ids: list[int]) -> list[Server]:
+        found = Server.objects.in_bulk(ids)
+        missing = sorted(set(ids) - set(found))
+        if missing:
+            raise serializers.ValidationError(f"There is no server with id {', '.join(map(str, missing))}.")
+        return list(found.values())
+
+    def create(self, validated_data: dict[str, Any]) -> Service:
+        servers, spec = self._taken_apart(validated_data)
+        validated_data.pop("version", None)
+        service = Service(**validated_data)
+        return create_service(service, servers=servers or [], spec=spec, by=self.context["request"].user)
+
+    def update(self, service: Service, validated_data: dict[str, Any]) -> Service:
+        servers, spec = self._taken_apart(validated_data)
+        version = validated_data.pop("version", None)
+        for name, value in validated_data.items():
+            setattr(service, name, value)
+        by = self.context["request"].user
+        return change_service(service, validated_data, servers=servers, spec=spec, by=by, version=version)
+
+    def _taken_apart(self, data: dict[str, Any]) -> tuple[list[Server] | None, dict[str, Any]]:
+        spec = {column: data.pop(name) for name, column in SPEC_FIELDS.items() if name in data}
+        return data.pop("server_ids", None), spec
+
+    def to_representation(self, service: Service) -> dict[str, Any]:
+        """Expects ``with_status()`` and the prefetching of ``api.services``."""
+        placements = [p for p in service.placements.all() if p.replicas]
+        instances = [i for p in service.placements.all() for i in p.instances.all()]
+        revision = service.current_revision
+        last = service.last_operations[0] if service.last_operations else None  # type: ignore[attr-defined]
+        return {
+            "id": service.pk,
+            "name": service.name,
+            "environment": service.environment.name if service.environment else None,
+            "model_id": service.model_id,
+            "model": {"id": service.model.pk, "name": service.model.name} if service.model else None,
+            "served_model": service.served_model,
+            "path_prefix": service.path_prefix,
+            "server_ids": [p.server_id for p in placements],
+            "servers": [{"id": p.server_id, "name": p.server.name} for p in placements],
+            "deploy_command": revision.command if revision else "",
+            "stop_command": revision.stop_command if revision else "",
+            "env": revision.env if revision else {},
+            "secret_env_set": bool(revision and revision.secret_env),
+            "run_as": revision.run_as if revision else "",
+            "cwd": revision.cwd if revision else "",
+            "probes": revision.probes if revision else {},
+            "port": revision.port if revision else None,
+            "revision": revision.number if revision else None,
+            "wanted": service.wanted,
+            "deploy_status": service.deploy_status,  # type: ignore[attr-defined]
+            "ready": f"{service.ready_count}/{service.wanted_count}",  # type: ignore[attr-defined]
+            "reason": service_reason(service),
+            "deploy_result": {"operation_id": last.pk, "kind": last.kind, "state": last.state, "reason": last.reason}
+            if last
+            else None,
+            "instances": InstanceSerializer(instances, many=True).data,
+            "version": service.version,
+            "created_at": serializers.DateTimeField().to_representation(service.created_at),
+        }
+
+
+class ResultSerializer(serializers.Serializer):
+    """One server's part of an operation; while it is open, as its instance stands now."""
+
+    server_id = serializers.IntegerField()
+    server = serializers.CharField(source="server_name")
+    state = serializers.CharField()
+    pid = serializers.IntegerField()
+    exit_code = serializers.SerializerMethodField()
+    reason = serializers.SerializerMethodField()
+    log_tail = serializers.CharField()
+
+    def get_exit_code(self, result: Any) -> int | str | None:
+        return "unknown" if result.exit_unseen else result.exit_code
+
+    def get_reason(self, result: Any) -> str:
+        return result.reason or (result.instance.reason if result.instance and result.state == "sent" else "")
+
+
+class OperationAnswer(serializers.Serializer):
+    """What a verb answers: the operation to follow, and the service's status now."""
+
+    operation_id = serializers.IntegerField(allow_null=True)
+    deploy_status = serializers.ChoiceField(choices=DeployStatus.choices, allow_null=True)
+
+
+class DeployLog(serializers.Serializer):
+    operation_id = serializers.IntegerField()
+    kind = serializers.CharField()
+    state = serializers.CharField()
+    reason = serializers.CharField()
+    results = ResultSerializer(many=True)

@@ -1,0 +1,70 @@
+"""Real agents with servers that point at them, and an engine that turns the wheel as worker and monitor would."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from deployments import steps
+from deployments.asking import refresh_now
+from deployments.models import Operation, Service
+from deployments.specs import create_service
+from inventory.models import Server
+from tests.real_agent import RealAgent, wait_until
+
+
+@pytest.fixture
+def start_agent() -> Iterator[Callable[[], RealAgent]]:
+    agents: list[RealAgent] = []
+
+    def start() -> RealAgent:
+        agents.append(RealAgent())
+        return agents[-1]
+
+    yield start
+    for agent in agents:
+        agent.close()
+
+
+@pytest.fixture
+def make_server(db: None, start_agent: Callable[[], RealAgent]) -> Callable[..., Server]:
+    """A server with a real agent of its own, or with the address and token given."""
+
+    def make(name: str, agent: RealAgent | None = None, **columns: object) -> Server:
+        if not columns:
+            agent = agent or start_agent()
+            columns = {"agent_port": agent.port, "agent_token": agent.token}
+        server = Server.objects.create(name=name, host_ip="127.0.0.1", **columns)
+        server.agent = agent
+        return server
+
+    return make
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    return make_server("one")
+
+
+@pytest.fixture
+def make_service(db: None) -> Callable[..., Service]:
+    def make(command: str, *servers: Server, name: str = "svc", **spec: object) -> Service:
+        return create_service(Service(name=name), servers=servers, spec={"command": command, **spec}, by=None)
+
+    return make
+
+
+def turn(operation: Operation, seconds: float = 20) -> Operation:
+    """Advance the operation, with reports in between, until it is closed."""
+
+    def closed() -> bool:
+        steps.advance(operation.pk)
+        refresh_now()
+        found = Operation.objects.filter(pk=operation.pk).first()
+        return found is None or not found.is_open
+
+    wait_until(closed, seconds, f"{operation} to close")
+    return Operation.objects.filter(pk=operation.pk).first() or operation
+
+
+def status_of(service: Service) -> str:
+    return Service.objects.with_status().get(pk=service.pk).deploy_status
