@@ -1,0 +1,70 @@
+"""The shape of the code itself: which way imports point, and what must not be there."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# What each app may import besides itself. The wiring (settings, urls, asgi) may import everything.
+MAY_IMPORT = {
+    "infini": set(),
+    "inventory": {"infini"},
+    "deployments": {"infini", "inventory"},
+    "chat": {"infini", "inventory", "deployments"},
+    "scheduler": {"infini", "inventory"},
+    "agent": set(),
+}
+WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
+# Inside an app verbs know nothing of the edges that call them.
+EDGES = {"admin", "api", "urls", "serializers", "consumers", "tasks", "management", "pages"}
+VERBS = {
+    "deployments": {"lifecycle", "specs", "claims", "steps", "closing", "reports", "queueing", "selectors", "models"},
+    "inventory": {"agents", "checks", "selectors", "models", "reference", "local"},
+    "chat": {"history", "transcript", "models"},
+    "infini": {"events", "keys", "records", "roles", "models", "errors", "fields"},
+}
+
+
+def sources() -> Iterator[Path]:
+    for app in MAY_IMPORT:
+        for path in (ROOT / app).rglob("*.py"):
+            if "migrations" not in path.parts:
+                yield path
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", list(sources()), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    name = str(path.relative_to(ROOT))
+    if name in WIRING:
+        return
+    app = name.split("/")[0]
+    reached = {module.split(".")[0] for module in imported(path)} & set(MAY_IMPORT)
+    assert reached <= MAY_IMPORT[app] | {app}, f"{name} reaches {reached - MAY_IMPORT[app] - {app}}"
+    if app == "agent":
+        assert not reached, "the agent imports nothing of the project"
+
+
+@pytest.mark.parametrize("app", VERBS)
+def test_verbs_do_not_know_their_edges(app: str) -> None:
+    for module in VERBS[app]:
+        path = ROOT / app / f"{module}.py"
+        if not path.exists():
+            continue
+        for name in imported(path):
+            parts = name.split(".")
+            assert not (parts[0] == app and len(parts) > 1 and parts[1] in EDGES), f"{path} imports {name}"
+
+
+def test_the_admin_theme_is_imported_in_one_place() -> None:
+    users = {str(p.relative_to(ROOT)) for p in sources() if any(m.split(".")[0] == "unfold" for m in imported(p))}
+    assert users <= {"infini/admin_base.py", "infini/unfold_settings.py"}
