@@ -1,5 +1,6 @@
 """What an agent is asked to run: the revision with its placeholders filled in."""
 
+import ipaddress
 import json
 import re
 import shlex
@@ -36,7 +37,24 @@ def deploy_body(instance: Instance, service: Service) -> dict[str, Any]:
         "cwd": revision.cwd,
         "user": revision.run_as,
         "port": instance.port,
-        "probes": revision.probes,
+        "probes": _probes(instance),
         "stop_command": fill(revision.stop_command, values),
     }
     return body | {name: value for name, value in optional.items() if value}
+
+
+def _probes(instance: Instance) -> dict[str, Any]:
+    """The revision's probes, aimed at the address the site will use: a server bound elsewhere is not ready for it."""
+    probes = dict(instance.revision.probes)
+    host = instance.placement.server.host_ip
+    if instance.port and probes.get("type") != "none" and _is_ip(host):
+        probes.setdefault("host", host)
+    return probes
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.urls import URLPattern, re_path
-from rest_framework import serializers
+from rest_framework import exceptions, parsers, serializers
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,6 +17,16 @@ def either_slash(route: str, view: Any, name: str) -> URLPattern:
     """A path that answers with and without its last slash; ``<id>`` stands for a number."""
     pattern = route.replace("<id>", r"(?P<pk>[0-9]{1,18})")
     return re_path(rf"^{pattern}/?$", view, name=name)
+
+
+class JSONParser(parsers.JSONParser):
+    """DRF's, which lets brackets nested a thousand deep end as a fault of ours."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: dict | None = None) -> Any:
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except RecursionError:
+            raise exceptions.ParseError("The JSON is nested too deep.") from None
 
 
 class PlainPagination(BasePagination):
@@ -62,23 +72,16 @@ class VersionedSerializer(serializers.ModelSerializer):
     def create(self, validated_data: dict) -> Versioned:
         validated_data.pop("version", None)
         many = self._take_many_to_many(validated_data)
-        row = records.create(self.Meta.model(**validated_data), by=self.context["request"].user)
-        self._set_many_to_many(row, many)
-        return row
+        return records.create(self.Meta.model(**validated_data), by=self.context["request"].user, many=many)
 
     def update(self, instance: Versioned, validated_data: dict) -> Versioned:
         version = validated_data.pop("version", None)
         many = self._take_many_to_many(validated_data)
         for name, value in validated_data.items():
             setattr(instance, name, value)
-        row = records.change(instance, validated_data, by=self.context["request"].user, version=version)
-        self._set_many_to_many(row, many)
-        return row
+        by = self.context["request"].user
+        return records.change(instance, validated_data, by=by, version=version, many=many)
 
     def _take_many_to_many(self, data: dict) -> dict[str, Any]:
         names = {field.name for field in self.Meta.model._meta.many_to_many}
         return {name: data.pop(name) for name in names & set(data)}
-
-    def _set_many_to_many(self, row: Versioned, many: dict[str, Any]) -> None:
-        for name, rows in many.items():
-            getattr(row, name).set(rows)

@@ -7,6 +7,7 @@ class InfiniConfig(AppConfig):
     verbose_name = "Infini"
 
     def ready(self) -> None:
+        from infini import schema  # noqa: F401  (registers itself)
         from infini.roles import grant_permissions
 
         # Permissions exist only after migrations have run, so the groups get theirs here, every time.

@@ -1,12 +1,30 @@
 """The site as one ASGI application: the gateway before Django, whose stack costs more than all else on that path."""
 
 import os
+from typing import Any
 
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "infini.settings")
-django_app = get_asgi_application()  # loads the apps; what follows may import models
+django_app: Any = get_asgi_application()  # loads the apps; what follows may import models
 
-from infini.bodies import refuse_large_bodies  # noqa: E402
+from chat import gateway  # noqa: E402
+from infini.bodies import Receive, Send, refuse_large_bodies  # noqa: E402
 
-application = refuse_large_bodies(django_app)
+pages_and_api = refuse_large_bodies(django_app)
+
+
+async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Give each connection to the part that answers it."""
+    if gateway.takes(scope):
+        await gateway.gateway(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await refuse_socket(receive, send)
+    else:
+        await pages_and_api(scope, receive, send)
+
+
+async def refuse_socket(receive: Receive, send: Send) -> None:
+    """No socket lives at this path: closed before it is accepted, which a client sees as HTTP 403."""
+    await receive()
+    await send({"type": "websocket.close", "code": 4404})

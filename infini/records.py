@@ -4,10 +4,10 @@ Each writes its event in the same transaction. A change writes only the columns 
 background processes observe meanwhile is never overwritten.
 """
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, TypeVar
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, models, transaction
 from django.db.models import F, ProtectedError, RestrictedError
 
 from infini import events
@@ -15,26 +15,30 @@ from infini.errors import Conflict, NotFound, StaleVersion
 from infini.models import Versioned
 
 M = TypeVar("M", bound=Versioned)
+Many = Mapping[str, Collection[models.Model]]
 
 
-def create(row: M, *, by: events.Actor) -> M:
-    """Insert ``row``; raises Conflict when a unique name is taken meanwhile."""
-    with transaction.atomic(), _integrity_as_conflict(row):
+def create(row: M, *, by: events.Actor, many: Many | None = None) -> M:
+    """Insert ``row`` and set its many-to-many ``many``; raises Conflict when a unique name is taken meanwhile."""
+    with _integrity_as_conflict(row), transaction.atomic():
         row.save(force_insert=True)
         columns = {f.name for f in row._meta.concrete_fields if f.editable}
-        events.record(f"{row._meta.model_name}.created", row, by=by, data=events.difference(None, row, columns))
+        data = events.difference(None, row, columns) | _set_many(row, many or {})
+        events.record(f"{row._meta.model_name}.created", row, by=by, data=data)
     return row
 
 
-def change(row: M, columns: Iterable[str], *, by: events.Actor, version: int | None = None) -> M:
-    """Write ``columns`` of ``row`` and nothing else.
+def change(
+    row: M, columns: Iterable[str], *, by: events.Actor, version: int | None = None, many: Many | None = None
+) -> M:
+    """Write ``columns`` of ``row`` and the many-to-many ``many``, and nothing else.
 
     ``version`` is what the editor saw; raises StaleVersion when somebody changed the row since,
     NotFound when it is gone, Conflict when a unique name is taken.
     """
     wanted = set(columns)
     model = type(row)
-    with transaction.atomic(), _integrity_as_conflict(row):
+    with _integrity_as_conflict(row), transaction.atomic():
         before = model._default_manager.filter(pk=row.pk).first()
         if before is None:
             raise NotFound(f"This {row._meta.verbose_name} no longer exists.")
@@ -45,10 +49,23 @@ def change(row: M, columns: Iterable[str], *, by: events.Actor, version: int | N
         changes = events.difference(before, row, wanted)
         if changes:
             row.save(update_fields=set(changes))
+        changes |= _set_many(row, many or {})
+        if changes:
             model._default_manager.filter(pk=row.pk).update(version=F("version") + 1)
             events.record(f"{row._meta.model_name}.changed", row, by=by, data=changes)
             row.version = before.version + 1
     return row
+
+
+def _set_many(row: Versioned, many: Many) -> dict[str, list[Any]]:
+    """Set each; returns ``{name: [names before, names after]}`` of those that differ."""
+    changes: dict[str, list[Any]] = {}
+    for name, rows in many.items():
+        before, after = sorted(map(str, getattr(row, name).order_by("pk"))), sorted(map(str, rows))
+        if before != after:
+            getattr(row, name).set(rows)
+            changes[name] = [before, after]
+    return changes
 
 
 def remove(row: M, *, by: events.Actor) -> None:
@@ -75,4 +92,5 @@ class _integrity_as_conflict:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, IntegrityError):
-            raise Conflict(f"{self.row._meta.verbose_name} {self.row}: this name or number is already taken.") from None
+            what = f"{self.row._meta.verbose_name} {self.row}"
+            raise Conflict(f"{what}: its name is already taken, or what it refers to is gone.") from None

@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini import secrets
 from infini.env import env_bool, env_float, env_int, env_list, env_str
+from infini.unfold_settings import UNFOLD  # noqa: F401  (the admin's look; read by unfold)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
@@ -35,6 +36,7 @@ FIELD_KEYS = secrets.read_or_create(SECRETS_DIR / "field-keys", secrets.make_fie
 MONITOR_INTERVAL_SECONDS = env_float("INFINI_MONITOR_INTERVAL_SECONDS", 5.0, least=0.2)
 AGENT_TIMEOUT_SECONDS = env_float("INFINI_AGENT_TIMEOUT_SECONDS", 30.0, least=0.5)
 CHECK_TIMEOUT_SECONDS = env_float("INFINI_CHECK_TIMEOUT_SECONDS", 5.0, least=0.5)
+CHECK_PING = env_bool("INFINI_CHECK_PING", True)  # off where something answers echoes in the servers' place
 DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=5)
 PORT_RANGE_FIRST = env_int("INFINI_PORT_RANGE_FIRST", 10001, least=1024, most=65535)
 PORT_RANGE_LAST = env_int("INFINI_PORT_RANGE_LAST", 10100, least=PORT_RANGE_FIRST, most=65535)
@@ -164,13 +166,22 @@ Q_CLUSTER = {
     "label": "Queue",
 }
 
-# Started by `manage.py up`, in this order; each is also a command of its own.
-FIRST_START_STEPS = ["inventory.reference.load_reference_cards", "inventory.local.ensure_local_server"]
+# What `manage.py up` does before it starts the programs: the first once per version, the second each time.
+FIRST_START_STEPS = ["inventory.reference.load_reference_cards"]
+START_STEPS = ["inventory.local.ensure_local_server"]
+# What `manage.py down` writes down before it stops this machine's instances.
+DOWN_STEPS = ["deployments.lifecycle.stop_local_instances"]
+# Whether a program stands still; asked by the supervisor.
 STALL_CHECKS = {"worker": "deployments.stalls.worker_stalled", "monitor": "deployments.stalls.monitor_stalled"}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["infini.access.KeyAuthentication", "infini.access.SessionOrNothing"],
     "DEFAULT_PERMISSION_CLASSES": ["infini.access.RolePermission"],
+    "DEFAULT_PARSER_CLASSES": [
+        "infini.api.JSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
     "DEFAULT_PAGINATION_CLASS": "infini.api.PlainPagination",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "infini.api_errors.error_response",
@@ -185,6 +196,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["infini.access.RolePermission"],
+    "PREPROCESSING_HOOKS": ["infini.schema.without_last_slash"],
 }
 
 LANGUAGE_CODE = "en"

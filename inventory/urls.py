@@ -1,1 +1,23 @@
-urlpatterns: list = []
+"""The inventory's paths."""
+
+from infini.api import either_slash
+from inventory import api
+
+urlpatterns = [
+    either_slash("api/upload", api.PictureUpload.as_view(), "upload"),
+    either_slash(r"api/uploads/(?P<filename>[^/]{1,100})", api.Picture.as_view(), "picture"),
+    either_slash("api/environments", api.EnvironmentList.as_view(), "environments"),
+    either_slash("api/environments/<id>", api.EnvironmentDetail.as_view(), "environment"),
+    either_slash("api/brands", api.BrandList.as_view(), "brands"),
+    either_slash("api/brands/reorder", api.BrandOrder.as_view(), "brands-reorder"),
+    either_slash("api/brands/<id>", api.BrandDetail.as_view(), "brand"),
+    either_slash("api/brands/<id>/accelerators", api.BrandCardList.as_view(), "brand-accelerators"),
+    either_slash("api/accelerators", api.CardList.as_view(), "accelerators"),
+    either_slash("api/accelerators/<id>", api.CardDetail.as_view(), "accelerator"),
+    either_slash("api/models", api.AIModelList.as_view(), "models"),
+    either_slash("api/models/<id>", api.AIModelDetail.as_view(), "model"),
+    either_slash("api/servers", api.ServerList.as_view(), "servers"),
+    either_slash("api/servers/check-all", api.ServerCheckAll.as_view(), "servers-check"),
+    either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
+    either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
+]
