@@ -25,38 +25,45 @@ SPEC_FIELDS = {
 }
 
 
-class InstanceSerializer(serializers.ModelSerializer):
-    server_id = serializers.IntegerField(source="placement.server_id")
-    server = serializers.CharField(source="placement.server.name")
-    revision = serializers.IntegerField(source="revision.number")
-    exit_code = serializers.SerializerMethodField()
-    observed_at = serializers.SerializerMethodField()
+class InstanceDocument(serializers.Serializer):
+    """Describes ``instance_document`` in the schema; thousands are written at once, so the writing is plain code."""
 
-    class Meta:
-        model = Instance
-        fields = [
-            "id",
-            "key",
-            "server_id",
-            "server",
-            "revision",
-            "wanted",
-            "phase",
-            "ready",
-            "pid",
-            "port",
-            "restarts",
-            "exit_code",
-            "reason",
-            "started_at",
-            "observed_at",
-        ]
+    id = serializers.IntegerField()
+    key = serializers.CharField()
+    server_id = serializers.IntegerField()
+    server = serializers.CharField()
+    revision = serializers.IntegerField()
+    wanted = serializers.ChoiceField(choices=Wanted.choices)
+    phase = serializers.ChoiceField(choices=Phase.choices)
+    ready = serializers.BooleanField()
+    pid = serializers.IntegerField(allow_null=True)
+    port = serializers.IntegerField(allow_null=True)
+    restarts = serializers.IntegerField()
+    exit_code = serializers.IntegerField(allow_null=True, help_text='Or "unknown", when nobody saw it.')
+    reason = serializers.CharField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    observed_at = serializers.DateTimeField(allow_null=True)
 
-    def get_exit_code(self, instance: Instance) -> int | str | None:
-        return instance.shown_exit_code
 
-    def get_observed_at(self, instance: Instance) -> datetime | None:
-        return observed_at(instance)
+def instance_document(instance: Instance) -> dict[str, Any]:
+    """One instance as the API shows it; expects its placement and server loaded and ``revision_number`` annotated."""
+    return {
+        "id": instance.pk,
+        "key": instance.key,
+        "server_id": instance.placement.server_id,
+        "server": instance.placement.server.name,
+        "revision": instance.revision_number,  # type: ignore[attr-defined]
+        "wanted": instance.wanted,
+        "phase": instance.phase,
+        "ready": instance.ready,
+        "pid": instance.pid,
+        "port": instance.port,
+        "restarts": instance.restarts,
+        "exit_code": instance.shown_exit_code,
+        "reason": instance.reason,
+        "started_at": instance.started_at,
+        "observed_at": observed_at(instance),
+    }
 
 
 def observed_at(instance: Instance) -> datetime | None:
@@ -67,9 +74,8 @@ def observed_at(instance: Instance) -> datetime | None:
     return max(seen, instance.observed_at)
 
 
-def service_reason(service: Service) -> str:
+def service_reason(service: Service, instances: list[Instance]) -> str:
     """Why a service is not (fully) running: the first reason among its instances; empty when there is none."""
-    instances = [i for p in service.placements.all() for i in p.instances.all()]
     for instance in instances:
         if instance.reason and not (instance.wanted == Wanted.RUNNING and instance.ready):
             return f"{instance.placement.server.name}: {instance.reason}"
@@ -162,8 +168,9 @@ class ServiceSerializer(serializers.ModelSerializer):
 
     def to_representation(self, service: Service) -> dict[str, Any]:
         """Expects ``with_status()`` and the prefetching of ``api.services``."""
-        placements = [p for p in service.placements.all() if p.replicas]
-        instances = [i for p in service.placements.all() for i in p.instances.all()]
+        placed = service.placed  # type: ignore[attr-defined]
+        placements = [p for p in placed if p.replicas]
+        instances = [i for p in placed for i in p.copies]
         revision = service.current_revision
         last = service.last_operations[0] if service.last_operations else None  # type: ignore[attr-defined]
         return {
@@ -188,13 +195,13 @@ class ServiceSerializer(serializers.ModelSerializer):
             "wanted": service.wanted,
             "deploy_status": service.deploy_status,  # type: ignore[attr-defined]
             "ready": f"{service.ready_count}/{service.wanted_count}",  # type: ignore[attr-defined]
-            "reason": service_reason(service),
+            "reason": service_reason(service, instances),
             "deploy_result": {"operation_id": last.pk, "kind": last.kind, "state": last.state, "reason": last.reason}
             if last
             else None,
-            "instances": InstanceSerializer(instances, many=True).data,
+            "instances": [instance_document(i) for i in instances],
             "version": service.version,
-            "created_at": serializers.DateTimeField().to_representation(service.created_at),
+            "created_at": service.created_at,
         }
 
 

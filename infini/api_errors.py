@@ -7,6 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.http import Http404
 from rest_framework import exceptions
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
@@ -19,6 +20,7 @@ def error_response(error: Exception, context: dict) -> Response | None:
     if translated is None:
         return None
     set_rollback()
+    _answer_in_json(context.get("request"))
     headers = {}
     if isinstance(error, exceptions.APIException):
         if getattr(error, "auth_header", None):
@@ -26,6 +28,14 @@ def error_response(error: Exception, context: dict) -> Response | None:
         if getattr(error, "wait", None):
             headers["Retry-After"] = str(int(error.wait))  # type: ignore[attr-defined]
     return Response(translated.as_json(), status=translated.http_status, headers=headers)
+
+
+def _answer_in_json(request: Any) -> None:
+    """Pages and documents too say what is wrong in the one shape; only the browsable API dresses it."""
+    chosen = getattr(request, "accepted_renderer", None)
+    if chosen is not None and chosen.format not in ("json", "api"):
+        request.accepted_renderer = JSONRenderer()
+        request.accepted_media_type = JSONRenderer.media_type
 
 
 def translate(error: Exception) -> InfiniError | None:

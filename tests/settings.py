@@ -2,12 +2,16 @@
 
 import atexit
 import os
+import random
 import shutil
 import tempfile
 
 _data_dir = tempfile.mkdtemp(prefix="infini-tests-")
 atexit.register(shutil.rmtree, _data_dir, ignore_errors=True)
 os.environ["INFINI_DATA_DIR"] = _data_dir
+# Instances of the tests really listen: a range of their own keeps two runs on one machine apart.
+_first_port = random.randrange(11000, 32000, 100)
+os.environ["INFINI_PORT_RANGE_FIRST"], os.environ["INFINI_PORT_RANGE_LAST"] = str(_first_port), str(_first_port + 99)
 
 from infini.settings import *  # noqa: E402, F403
 

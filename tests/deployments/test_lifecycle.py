@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 
 import pytest
+from django.conf import settings
 
 from deployments import lifecycle
 from deployments.models import Instance, Operation, PortClaim, Service, Tombstone
@@ -37,7 +38,7 @@ def test_a_deployed_service_runs_on_each_server_with_a_port_of_its_own(
 
     assert (operation.state, status_of(service)) == (OperationState.DONE, "deployed")
     instances = Instance.objects.filter(placement__service=service)
-    assert {i.port for i in instances} <= set(range(10001, 10101))
+    assert {i.port for i in instances} <= set(range(settings.PORT_RANGE_FIRST, settings.PORT_RANGE_LAST + 1))
     for instance in instances:
         assert instance.ready and is_running(instance.pid)
         with socket.create_connection(("127.0.0.1", instance.port), timeout=2):
@@ -109,23 +110,24 @@ def test_an_end_at_once_is_failed_with_exit_code_and_log(
 
 
 def test_a_taken_port_fails_and_the_next_deployment_takes_another(server: Server, make_service: Make) -> None:
-    with socket.create_server(("127.0.0.1", 10001)):
+    first = settings.PORT_RANGE_FIRST
+    with socket.create_server(("127.0.0.1", first)):
         service = make_service(LISTEN, server)
         operation = turn(lifecycle.deploy(service, by=None))
         result = operation.results.get()
         assert result.state == "failed" and result.exit_code == 1
-        assert "10001" in result.reason and "in use" in result.log_tail
+        assert str(first) in result.reason and "in use" in result.log_tail
 
         turn(lifecycle.deploy(service, by=None))
 
-    assert instance_of(service).port == 10002
+    assert instance_of(service).port == first + 1
     assert status_of(service) == "deployed"
 
 
 def test_two_services_never_share_a_port(server: Server, make_service: Make) -> None:
-    make_service(LISTEN, server, name="first", port=10050)
+    make_service(LISTEN, server, name="first", port=settings.PORT_RANGE_FIRST + 50)
     lifecycle.deploy(Service.objects.get(name="first"), by=None)
-    second = make_service(LISTEN, server, name="second", port=10050)
+    second = make_service(LISTEN, server, name="second", port=settings.PORT_RANGE_FIRST + 50)
 
     with pytest.raises(Conflict, match="belongs to the service first"):
         lifecycle.deploy(second, by=None)
@@ -251,14 +253,14 @@ def test_environment_and_placeholders_reach_the_process(server: Server, make_ser
         name="a b",
         env={"PLAIN": "pl"},
         secret_env={"SECRET": "canary-5417"},
-        port=10077,
+        port=settings.PORT_RANGE_FIRST + 77,
         probes={"type": "none"},
     )
 
     turn(lifecycle.deploy(service, by=None))
 
     tail = Operation.objects.get().results.get().log_tail
-    assert "port=10077 host=127.0.0.1 service=a b keep={other} pl canary-5417 path" in tail
+    assert f"port={settings.PORT_RANGE_FIRST + 77} host=127.0.0.1 service=a b keep={{other}} pl canary-5417 path" in tail
     assert "canary-5417" not in str(list(Event.objects.values_list("data", flat=True)))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 from django_q.models import OrmQ
 
@@ -57,7 +58,9 @@ def test_a_lost_step_is_queued_again_and_a_waiting_one_is_not(server: Server, ma
 
 
 def test_past_its_deadline_an_operation_fails_and_is_not_left_open(server: Server, make_service: Make) -> None:
-    service = make_service("sleep 300", server, port=10099)  # never listens, so it is never ready
+    service = make_service(
+        "sleep 300", server, port=settings.PORT_RANGE_FIRST + 99
+    )  # never listens, so it is never ready
     operation = lifecycle.deploy(service, by=None)
     steps.advance(operation.pk)
     Operation.objects.update(deadline_at=timezone.now())

@@ -1,0 +1,217 @@
+"""The inventory over HTTP: what may be asked, by whom, answered with what. Rules stand in serializers and verbs."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import MultiPartParser
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from infini import records
+from infini.access import LOGGED_IN, crud_needs
+from infini.errors import Invalid, NotFound
+from infini.models import Versioned
+from inventory import catalogue, uploads
+from inventory.checks import check_servers
+from inventory.models import AIModel, Brand, Card, Environment, Server
+from inventory.serializers import (
+    AIModelSerializer,
+    BrandOrderSerializer,
+    BrandSerializer,
+    CardSerializer,
+    CheckResultSerializer,
+    EnvironmentSerializer,
+    PictureSerializer,
+    PictureUploadSerializer,
+)
+from inventory.server_serializers import ServerSerializer
+from inventory.servers import readable_servers
+
+
+class _AnswersAsStored:
+    """After a write the row is read again, with what its queryset adds."""
+
+    def perform_create(self, serializer: BaseSerializer) -> None:
+        serializer.save()
+        self._read_again(serializer)
+
+    perform_update = perform_create
+
+    def _read_again(self, serializer: BaseSerializer) -> None:
+        serializer.instance = get_object_or_404(self.get_queryset(), pk=serializer.instance.pk)  # type: ignore[attr-defined]
+
+
+class _List(_AnswersAsStored, generics.ListCreateAPIView):
+    pass
+
+
+class _Detail(_AnswersAsStored, generics.RetrieveUpdateDestroyAPIView):
+    def perform_destroy(self, row: Versioned) -> None:
+        records.remove(row, by=self.request.user)
+
+
+class EnvironmentList(_List):
+    needs = crud_needs("inventory", "environment")
+    serializer_class = EnvironmentSerializer
+    queryset = Environment.objects.all()
+
+
+class EnvironmentDetail(_Detail):
+    needs = crud_needs("inventory", "environment")
+    serializer_class = EnvironmentSerializer
+    queryset = Environment.objects.all()
+
+    def perform_destroy(self, row: Any) -> None:
+        catalogue.remove_environment(row, by=self.request.user)
+
+
+class BrandList(_List):
+    needs = crud_needs("inventory", "brand")
+    serializer_class = BrandSerializer
+    queryset = Brand.objects.all()
+
+
+class BrandDetail(_Detail):
+    needs = crud_needs("inventory", "brand")
+    serializer_class = BrandSerializer
+    queryset = Brand.objects.all()
+
+
+class BrandOrder(APIView):
+    needs = {"POST": "inventory.change_brand"}
+
+    @extend_schema(request=BrandOrderSerializer, responses={200: BrandSerializer(many=True)})
+    def post(self, request: Request) -> Response:
+        """Place the named brands, all or none; answers all brands in their new order."""
+        wanted = BrandOrderSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        places = {order["id"]: order["sort_order"] for order in wanted.validated_data["orders"]}
+        catalogue.reorder_brands(places, by=request.user)
+        return Response(BrandSerializer(Brand.objects.all(), many=True).data)
+
+
+class CardList(generics.ListAPIView):
+    """The cards of all brands."""
+
+    needs = crud_needs("inventory", "card")
+    serializer_class = CardSerializer
+    queryset = Card.objects.select_related("brand")
+
+
+class BrandCardList(_List):
+    """The cards of one brand; a new one is of that brand."""
+
+    needs = crud_needs("inventory", "card")
+    serializer_class = CardSerializer
+    queryset = Card.objects.select_related("brand")
+
+    def get_queryset(self) -> QuerySet[Card]:
+        return super().get_queryset().filter(brand=self.kwargs.get("pk"))
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        brand = get_object_or_404(Brand, pk=self.kwargs["pk"]) if "pk" in self.kwargs else None
+        return {**super().get_serializer_context(), "brand": brand}
+
+
+class CardDetail(_Detail):
+    needs = crud_needs("inventory", "card")
+    serializer_class = CardSerializer
+    queryset = Card.objects.select_related("brand")
+
+
+class AIModelList(_List):
+    needs = crud_needs("inventory", "aimodel")
+    serializer_class = AIModelSerializer
+    queryset = AIModel.objects.prefetch_related("environments")
+
+
+class AIModelDetail(_Detail):
+    needs = crud_needs("inventory", "aimodel")
+    serializer_class = AIModelSerializer
+    queryset = AIModel.objects.prefetch_related("environments")
+
+
+class ServerList(_List):
+    needs = crud_needs("inventory", "server")
+    serializer_class = ServerSerializer
+    queryset = Server.objects.all()
+
+    def get_queryset(self) -> QuerySet[Server]:
+        return readable_servers()
+
+
+class ServerDetail(_Detail):
+    needs = crud_needs("inventory", "server")
+    serializer_class = ServerSerializer
+    queryset = Server.objects.all()
+
+    def get_queryset(self) -> QuerySet[Server]:
+        return readable_servers()
+
+
+class ServerCheck(APIView):
+    needs = {"POST": "inventory.check_server"}
+
+    @extend_schema(request=None, responses={200: CheckResultSerializer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Ask this server now whether it can be reached."""
+        results = check_servers([get_object_or_404(Server, pk=pk)], by=request.user)
+        if not results:
+            raise NotFound("This server was deleted meanwhile.")
+        return Response(CheckResultSerializer(results[0]).data)
+
+
+class ServerCheckAll(APIView):
+    needs = {"POST": "inventory.check_server"}
+
+    @extend_schema(request=None, responses={200: CheckResultSerializer(many=True)})
+    def post(self, request: Request) -> Response:
+        """Ask every server now, all at once."""
+        results = check_servers(Server.objects.all(), by=request.user)
+        return Response(CheckResultSerializer(results, many=True).data)
+
+
+class PictureUpload(APIView):
+    needs = {"POST": "inventory.change_brand"}
+    parser_classes = [MultiPartParser]
+
+    @extend_schema(request={"multipart/form-data": PictureUploadSerializer}, responses={201: PictureSerializer})
+    def post(self, request: Request) -> Response:
+        """Keep a PNG, JPEG, GIF or WebP picture, sent as ``file``."""
+        file = request.FILES.get("file") or next(iter(request.FILES.values()), None)
+        if file is None:
+            raise Invalid("No file was sent.", fields={"file": ["Send the picture as multipart form data."]})
+        filename = uploads.store_picture(file)
+        return Response({"url": uploads.PREFIX + filename, "filename": filename}, status=201)
+
+
+class _WhateverIsAccepted(BaseContentNegotiation):
+    """A picture is answered as what it is; errors are JSON."""
+
+    def select_parser(self, request: Request, parsers: list) -> Any:
+        return parsers[0]
+
+    def select_renderer(self, request: Request, renderers: list, format_suffix: str | None = None) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+class Picture(APIView):
+    needs = {"GET": LOGGED_IN}
+    renderer_classes = [JSONRenderer]
+    content_negotiation_class = _WhateverIsAccepted
+
+    @extend_schema(responses={(200, "image/*"): OpenApiTypes.BINARY})
+    def get(self, request: Request, filename: str) -> HttpResponse:
+        """An uploaded picture; it never changes under its name."""
+        content, content_type = uploads.read_picture(filename)
+        headers = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+        return HttpResponse(content, content_type=content_type, headers=headers)

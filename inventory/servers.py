@@ -1,0 +1,110 @@
+"""What must hold for a server whoever writes it: its address, its secrets, its card; and how it is read."""
+
+import ipaddress
+import re
+from io import StringIO
+
+import paramiko
+from cryptography import x509
+from django.db.models import BooleanField, ExpressionWrapper, Q
+
+from infini.errors import Invalid
+from inventory.models import Brand, Card, Server
+from inventory.querysets import ServerQuerySet
+
+SECRETS = ("password", "private_key", "passphrase", "agent_token")
+_KEY_KINDS = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
+_HOST_LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.IGNORECASE)
+_PRINTABLE = re.compile(r"[\x21-\x7e]*")
+_MAX_LABELS, _MAX_LABEL_NAME, _MAX_LABEL_TEXT = 64, 63, 255
+
+
+def readable_servers() -> ServerQuerySet:
+    """Servers as people read them: with status, and with ``<secret>_set`` in place of each secret, left unread."""
+    is_set = {f"{name}_set": ExpressionWrapper(~Q(**{name: ""}), output_field=BooleanField()) for name in SECRETS}
+    rows = Server.objects.with_status().annotate(**is_set).defer(*SECRETS, "host_key", "figures")
+    return rows.select_related("environment", "brand", "card")
+
+
+def check_host(host: str) -> str:
+    """``host`` as it is stored, when it is an IP address or a host name; raises Invalid."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    labels = host.rstrip(".").split(".")
+    named = all(_HOST_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit()
+    if not named or len(host) > 253:
+        raise Invalid("This is neither an IP address nor a host name.", fields={"host_ip": [_HOST_HELP]})
+    return host
+
+
+_HOST_HELP = "Enter an IP address or a host name, without port or scheme."
+
+
+def check_private_key(text: str, passphrase: str, *, field: str = "private_key") -> str:
+    """The key as it is stored, when paramiko can use it with ``passphrase``; raises Invalid about ``field``."""
+    key = text.replace("\r\n", "\n").strip() + "\n"
+    for kind in _KEY_KINDS:
+        try:
+            kind.from_private_key(StringIO(key), password=passphrase or None)
+        except paramiko.PasswordRequiredException:
+            raise Invalid("The private key needs its passphrase.", fields={field: [_NEEDS_PASSPHRASE]}) from None
+        except Exception:  # noqa: BLE001, S112  (a parser of foreign bytes fails in many ways; the next kind may fit)
+            continue
+        return key
+    raise Invalid("The private key cannot be used.", fields={field: [_UNUSABLE_KEY]})
+
+
+_NEEDS_PASSPHRASE = "This key is encrypted: give its passphrase too."
+_UNUSABLE_KEY = "This is no Ed25519, ECDSA or RSA private key, or the passphrase does not open it."
+
+
+def check_agent_token(token: str) -> str:
+    """``token`` when it can travel in an HTTP header; raises Invalid."""
+    if not _PRINTABLE.fullmatch(token):
+        text = "A token is made of printable ASCII characters, without spaces."
+        raise Invalid("The agent token cannot be used.", fields={"agent_token": [text]})
+    return token
+
+
+def check_certificate(pem: str) -> str:
+    """``pem`` when it is a certificate or empty; raises Invalid."""
+    if pem:
+        try:
+            x509.load_pem_x509_certificate(pem.encode())
+        except ValueError:
+            text = "This is no certificate in PEM form."
+            raise Invalid(text, fields={"agent_certificate": [text]}) from None
+    return pem
+
+
+def check_labels(labels: object) -> dict[str, str]:
+    """``labels`` when they are a flat object of short strings; raises Invalid."""
+    problem = _label_problem(labels)
+    if problem:
+        raise Invalid(problem, fields={"labels": [problem]})
+    return labels  # type: ignore[return-value]
+
+
+def _label_problem(labels: object) -> str:
+    if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
+        return "Labels are an object of names and strings."
+    if len(labels) > _MAX_LABELS:
+        return f"At most {_MAX_LABELS} labels."
+    for name, text in labels.items():
+        if not 0 < len(name.strip()) <= _MAX_LABEL_NAME or len(text) > _MAX_LABEL_TEXT:
+            return f"A label's name has 1 to {_MAX_LABEL_NAME} characters, its text at most {_MAX_LABEL_TEXT}."
+        if not (name + text).isprintable():
+            return "Labels are made of printable characters."
+    return ""
+
+
+def brand_for(*, brand: Brand | None, card: Card | None, brand_given: bool) -> Brand | None:
+    """The brand a server with ``card`` has: the card's, unless another was given; then raises Invalid."""
+    if card is None:
+        return brand
+    if brand_given and brand != card.brand:
+        text = f"The card {card} is of the brand {card.brand}."
+        raise Invalid(text, fields={"brand_id": [text]})
+    return card.brand
