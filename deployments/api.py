@@ -32,7 +32,7 @@ def services() -> ServiceQuerySet:
     return (
         Service.objects.with_status()
         .select_related("current_revision")
-        .prefetch_related(
+        .prefetch_related(  # type: ignore[misc]
             "model",
             "environment",
             # As plain lists: a prefetched manager would build a queryset for each row.
@@ -148,6 +148,6 @@ def _accepted(operation: Operation | None, pk: Any) -> Response:
     now = Service.objects.with_status().filter(pk=pk).first()
     answer = {
         "operation_id": operation.pk if operation else None,
-        "deploy_status": now.deploy_status if now else None,
+        "deploy_status": now.deploy_status if now else None,  # type: ignore[attr-defined]
     }
     return Response(OperationAnswer(answer).data, status=202)

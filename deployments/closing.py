@@ -31,10 +31,10 @@ def finish(result: OperationResult, state: ResultState, *, reason: str = "", **c
 
 def finish_by_instance(result: OperationResult) -> None:
     """End one result as its instance stands: ready is done, an end of its own is failed."""
-    instance = Instance.objects.filter(pk=result.instance_id, generation=result.generation).first()
+    instance = Instance.objects.filter(results=result, generation=result.generation).first()
     if instance is None:
         return
-    facts = {"pid": instance.pid, "exit_code": instance.exit_code, "exit_unseen": instance.exit_unseen}
+    facts: dict[str, Any] = {"pid": instance.pid, "exit_code": instance.exit_code, "exit_unseen": instance.exit_unseen}
     if instance.wanted == Wanted.RUNNING and instance.ready:
         finish(result, ResultState.DONE, **facts)
     elif instance.wanted == Wanted.RUNNING and instance.phase in (*ENDED, Phase.LOST):
@@ -47,7 +47,7 @@ def leave_tombstone(result: OperationResult) -> None:
     """Give up an instance whose server is silent; it is ended when the server speaks again."""
     with transaction.atomic():
         finish(result, ResultState.DONE, reason="Not reached; it is ended when the server answers again.")
-        bury(Instance.objects.filter(pk=result.instance_id).select_related("placement"))
+        bury(Instance.objects.filter(results=result).select_related("placement"))
 
 
 def settle(operation: Operation) -> None:

@@ -24,9 +24,9 @@ def error_response(error: Exception, context: dict) -> Response | None:
     headers = {}
     if isinstance(error, exceptions.APIException):
         if getattr(error, "auth_header", None):
-            headers["WWW-Authenticate"] = error.auth_header  # type: ignore[attr-defined]
+            headers["WWW-Authenticate"] = error.auth_header
         if getattr(error, "wait", None):
-            headers["Retry-After"] = str(int(error.wait))  # type: ignore[attr-defined]
+            headers["Retry-After"] = str(int(error.wait))
     return Response(translated.as_json(), status=translated.http_status, headers=headers)
 
 

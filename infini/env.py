@@ -10,7 +10,8 @@ T = TypeVar("T")
 
 
 def env_str(name: str, default: str = "") -> str:
-    return os.environ.get(name, default).strip()
+    """The variable without blanks around it; an empty one counts as absent."""
+    return os.environ.get(name, "").strip() or default
 
 
 def env_int(name: str, default: int, *, least: int | None = None, most: int | None = None) -> int:

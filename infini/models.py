@@ -13,9 +13,9 @@ from django.utils.translation import gettext_lazy as _
 class User(AbstractUser):
     """A person who logs in; rights come from the groups viewer, operator and administrator."""
 
-    class Meta(AbstractUser.Meta):  # type: ignore[name-defined]
-        verbose_name = _("user")
-        verbose_name_plural = _("users")
+    class Meta(AbstractUser.Meta):
+        verbose_name = _("user")  # type: ignore[assignment]
+        verbose_name_plural = _("users")  # type: ignore[assignment]
 
 
 class Versioned(models.Model):

@@ -75,7 +75,7 @@ def remove(row: M, *, by: events.Actor) -> None:
             events.record(f"{row._meta.model_name}.deleted", row, by=by)
             row.delete()
     except (ProtectedError, RestrictedError) as error:
-        objects = getattr(error, "protected_objects", None) or getattr(error, "restricted_objects", ())
+        objects = error.protected_objects if isinstance(error, ProtectedError) else error.restricted_objects
         users = sorted({f"{o._meta.verbose_name} {o}" for o in objects})
         more = f" and {len(users) - 5} more" if len(users) > 5 else ""
         raise Conflict(f"{row} is still used by {', '.join(users[:5])}{more}.") from None

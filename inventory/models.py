@@ -1,5 +1,7 @@
 """What we own: environments, brands, cards, models, servers and their devices."""
 
+from typing import TYPE_CHECKING
+
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -10,6 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from infini.fields import EncryptedTextField
 from infini.models import Versioned
 from inventory.querysets import ServerQuerySet
+
+if TYPE_CHECKING:
+    from django_stubs_ext import StrOrPromise
 
 PORT_VALIDATORS = [MinValueValidator(1), MaxValueValidator(65535)]
 
@@ -52,7 +57,7 @@ class Brand(Versioned):
         return self.name
 
 
-def _figure(label: str) -> models.FloatField:
+def _figure(label: "StrOrPromise") -> models.FloatField:
     """A published figure; empty when nobody publishes it, and never zero for that."""
     return models.FloatField(label, null=True, blank=True)
 

@@ -1,0 +1,72 @@
+# Infini from a clone: `make demo` shows it, `make up` runs it, `make test` proves it. `make help` lists the rest.
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+IS_NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+
+# The first of these that runs and is 3.11 or newer; `make PYTHON=/path/to/python` decides otherwise.
+CANDIDATES := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python)
+FOUND_PYTHON = $(shell for p in $(CANDIDATES); do "$$p" $(IS_NEW_ENOUGH) >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+NO_PYTHON = Infini needs Python 3.11 or newer, and $(if $(PYTHON),$(PYTHON) is not,none was found). \
+Install one, or name it: make PYTHON=/path/to/python3.11
+
+.PHONY: help setup setup-dev up demo down test lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    run the site with a small model deployed on it"
+	@echo "make up      run the site: web, worker, monitor, local agent (Ctrl-C ends it)"
+	@echo "make down    end the site and stop the instances on this machine"
+	@echo "make test    run all tests            (ARGS='-k chat' passes on to pytest)"
+	@echo "make lint    check form, types, migrations"
+	@echo "make bench   measure and print tables"
+	@echo "make clean   remove the virtual environment and caches; data stays"
+
+setup: $(VENV)/.requirements
+	@:
+setup-dev: $(VENV)/.requirements-dev
+	@:
+
+# A virtual environment whose Python has gone from the machine is made anew.
+ifneq ($(wildcard $(VENV)),)
+ifneq ($(shell $(VENV_PYTHON) $(IS_NEW_ENOUGH) >/dev/null 2>&1 && echo runs),runs)
+.PHONY: $(VENV)/.requirements
+endif
+endif
+
+$(VENV)/.requirements: requirements.lock
+	$(eval BASE := $(FOUND_PYTHON))
+	$(if $(BASE),,$(error $(NO_PYTHON)))
+	@$(VENV_PYTHON) $(IS_NEW_ENOUGH) 2>/dev/null || { rm -rf $(VENV) && "$(BASE)" -m venv $(VENV); }
+	@echo "Installing what Infini needs into $(VENV) ..."
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@
+
+$(VENV)/.requirements-dev: requirements-dev.lock $(VENV)/.requirements
+	@echo "Installing what its tests need ..."
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.lock -r requirements-dev.lock
+	@touch $@
+
+up demo: setup
+	@exec $(VENV_PYTHON) manage.py $@
+
+down: setup
+	@$(VENV_PYTHON) manage.py down
+
+test: setup-dev
+	@$(VENV_PYTHON) -m pytest -m "not benchmark" $(ARGS)
+
+lint: setup-dev
+	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -m ruff check .
+	@$(VENV_PYTHON) -m mypy
+	@$(VENV_PYTHON) manage.py makemigrations --check --dry-run
+
+bench: setup-dev
+	@$(VENV_PYTHON) -m pytest -m benchmark tests/benchmarks -s -q -p no:cacheprovider --timeout 900 $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .bench
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

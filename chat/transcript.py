@@ -1,0 +1,110 @@
+"""Saves an exchange while it happens: beside the stream, in pieces, and never in its way."""
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from functools import partial
+
+from channels.db import database_sync_to_async
+from django.db import Error as AnyDatabaseError
+
+from chat import history
+from chat.models import MessageState
+
+logger = logging.getLogger(__name__)
+
+PIECE_SECONDS = 0.5
+# The rows are made after the first words or this long, whichever is first: a thread at work in the database
+# while the first words come through would hold them up by several milliseconds.
+OPENING_SECONDS = 0.05
+LAST_TRIES = 4
+# How long an answer's end waits for its last piece to be stored: who has seen the end finds it in the history.
+SETTLE_SECONDS = 0.25
+
+_running: set[asyncio.Task] = set()  # the loop itself holds its tasks only weakly
+
+
+class Transcript:
+    """One question and its answer. Starts saving once made, on the running loop; ``end`` must be called.
+
+    Nothing here raises: what the database refuses is tried again with the next piece, logged, and given up at
+    the end. An answer that could not be ended becomes an orphan, which reading turns into a failed one.
+    """
+
+    def __init__(self, *, user_id: int, service_id: int, question: str, model: str) -> None:
+        self.model = model
+        self._open = partial(history.open_exchange, user_id=user_id, service_id=service_id, question=question)
+        self._pending: list[str] = []
+        self._room = history.MESSAGE_MAX_CHARS
+        self._outcome: tuple[str, str] | None = None
+        self._begun = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._answer_id: int | None = None
+        self._touched = 0.0
+        self._task = asyncio.get_running_loop().create_task(self._keep_saving())
+        _running.add(self._task)
+        self._task.add_done_callback(_running.discard)
+
+    def add(self, text: str) -> None:
+        """A piece of the answer; past the longest text we keep, pieces are dropped."""
+        if text and self._room:
+            kept = text[: self._room]
+            self._room -= len(kept)
+            self._pending.append(kept)
+            self._begun.set()
+
+    def end(self, state: MessageState, reason: str = "") -> None:
+        """How it ended; only the first call counts."""
+        if self._outcome is None:
+            self._outcome = (state.value, reason)
+            self._begun.set()
+            self._ended.set()
+
+    async def settled(self) -> None:
+        """Wait, for a moment at most, until the end is stored."""
+        await asyncio.wait({self._task}, timeout=SETTLE_SECONDS)
+
+    async def _keep_saving(self) -> None:
+        failures = 0
+        await _wait_for(self._begun, OPENING_SECONDS)
+        while True:
+            ending = self._outcome is not None
+            try:
+                await self._save()
+            except AnyDatabaseError as error:
+                failures += 1
+                logger.warning("chat.not_saved", extra={"error": type(error).__name__, "tries": failures})
+                if ending and failures >= LAST_TRIES:
+                    return
+                await asyncio.sleep(PIECE_SECONDS)
+                continue
+            failures = 0
+            if ending:
+                return
+            await _wait_for(self._ended, PIECE_SECONDS)
+
+    async def _save(self) -> None:
+        """One visit to the database, if there is anything to tell it."""
+        pieces, outcome = len(self._pending), self._outcome
+        text = "".join(self._pending)
+        due = time.monotonic() - self._touched > history.TOUCH_SECONDS
+        if not (text or outcome or due):
+            return
+        await database_sync_to_async(self._write, thread_sensitive=False)(text, outcome)
+        del self._pending[:pieces]
+        self._touched = time.monotonic()
+
+    def _write(self, text: str, outcome: tuple[str, str] | None) -> None:
+        if self._answer_id is None:
+            self._answer_id = self._open(model=self.model)
+        if outcome:
+            state, reason = outcome
+            history.end_answer(self._answer_id, text=text, model=self.model, state=state, reason=reason)
+        elif text or self._touched:
+            history.extend_answer(self._answer_id, text=text)
+
+
+async def _wait_for(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)

@@ -1,0 +1,80 @@
+"""Makes and reads rows of a running site: a process that answers one JSON line per line, in the site's database."""
+
+import json
+import sys
+from datetime import timedelta
+from typing import Any
+
+import django
+
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.contrib.auth.models import Group  # noqa: E402
+from django.test import Client  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from chat.history import messages_of  # noqa: E402
+from chat.models import Message  # noqa: E402
+from deployments.models import Instance, Placement, Revision, Service  # noqa: E402
+from infini.keys import create_key  # noqa: E402
+from infini.models import User  # noqa: E402
+from inventory.models import Server  # noqa: E402
+
+
+def user(name: str, role: str | None) -> dict[str, Any]:
+    """A person with a key and a session's cookies."""
+    made = User.objects.create_user(name, password="a-long-password", is_staff=True)
+    if role:
+        made.groups.add(Group.objects.get(name=role))
+    _key, text = create_key(user=made, name="test", by=made)
+    client = Client()
+    client.force_login(made)
+    return {"name": name, "key": text, "session": client.cookies[settings.SESSION_COOKIE_NAME].value}
+
+
+def service(name: str, ports: list[int], prefix: str, served_model: str) -> int:
+    """A deployed service with one ready instance per port, each on a server of its own."""
+    made = Service.objects.create(name=name, path_prefix=prefix, served_model=served_model, wanted="running")
+    revision = Revision.objects.create(service=made, number=1, command="serve")
+    Service.objects.filter(pk=made.pk).update(current_revision=revision)
+    for number, port in enumerate(ports):
+        server = Server.objects.create(name=f"{name} server {number} 机", host_ip="127.0.0.1")
+        placement = Placement.objects.create(service=made, server=server)
+        Instance.objects.create(
+            placement=placement, revision=revision, key=f"{made.pk}-{number}", phase="running", ready=True, port=port
+        )
+    return made.pk
+
+
+def unready(service_id: int, phase: str, reason: str) -> None:
+    Instance.objects.filter(placement__service=service_id).update(phase=phase, ready=False, reason=reason)
+
+
+def stop(service_id: int) -> None:
+    Instance.objects.filter(placement__service=service_id).update(phase="stopped", ready=False, wanted="stopped")
+    Service.objects.filter(pk=service_id).update(wanted="stopped")
+
+
+def orphan(service_id: int) -> None:
+    """Makes the service's last answer look like one whose process died."""
+    last = Message.objects.filter(conversation__service=service_id).order_by("-pk").first()
+    assert last is not None
+    Message.objects.filter(pk=last.pk).update(state="streaming", touched_at=timezone.now() - timedelta(seconds=61))
+
+
+def states(name: str, service_id: int) -> list[str]:
+    """How the person's messages ended, as any reader is told."""
+    who = User.objects.get(username=name)
+    return [message.state for message in messages_of(user_id=who.pk, service_id=service_id)]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answer = globals()[asked["do"]](**asked["with"])
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
