@@ -1,6 +1,7 @@
 """Asking a model server: one request, its first answer judged, everything it may do wrong turned into a Refusal."""
 
 import asyncio
+import atexit
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -36,7 +37,15 @@ def session() -> aiohttp.ClientSession:
             headers={"User-Agent": "infini", "Accept-Encoding": "identity"},
         )
         _sessions[loop] = found
+        atexit.register(_close, found)
     return found
+
+
+def _close(client: aiohttp.ClientSession) -> None:
+    """At the process's end, when its loop runs no more: without a word, or aiohttp complains of each open connection."""
+    if client.connector:
+        client.connector.close()
+    client.detach()
 
 
 @dataclass

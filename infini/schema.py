@@ -1,4 +1,6 @@
-"""What the OpenAPI document cannot see by itself: our two ways to log in, and paths without their last slash."""
+"""What the OpenAPI document cannot see by itself: our two ways to log in, paths without their last slash, the gateway."""
+
+from typing import Any
 
 from drf_spectacular.authentication import SessionScheme
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -20,3 +22,31 @@ class KeyScheme(OpenApiAuthenticationExtension):
 class SiteSessionScheme(SessionScheme):
     target_class = "infini.access.SessionOrNothing"
     name = "session"
+
+
+def with_completions(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Add the completions path: a plain ASGI application answers it, which no view describes."""
+    content = {"application/json": {"schema": {"type": "object", "additionalProperties": True}}}
+    answer = {"description": "OpenAI's chat completion, whole or as server-sent events.", "content": content}
+    body = {
+        "type": "object",
+        "required": ["messages"],
+        "properties": {
+            "model": {"type": "string", "description": "Left out: the service's own."},
+            "messages": {"type": "array", "minItems": 1, "items": {"type": "object", "additionalProperties": True}},
+            "stream": {"type": "boolean", "default": False},
+        },
+        "additionalProperties": True,
+    }
+    result["paths"]["/api/services/{id}/chat/completions"] = {
+        "post": {
+            "operationId": "services_chat_completions",
+            "description": "Passed on to a ready instance of the service; unknown fields pass untouched.",
+            "parameters": [{"in": "path", "name": "id", "required": True, "schema": {"type": "integer"}}],
+            "tags": ["services"],
+            "security": [{"key": []}, {"session": []}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": {"200": answer},
+        }
+    }
+    return result

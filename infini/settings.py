@@ -197,6 +197,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["infini.access.RolePermission"],
     "PREPROCESSING_HOOKS": ["infini.schema.without_last_slash"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "infini.schema.with_completions",
+    ],
 }
 
 LANGUAGE_CODE = "en"

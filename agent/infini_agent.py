@@ -1,0 +1,2715 @@
+#!/usr/bin/env python3
+"""Infini's node agent: runs commands as supervised instances on the server it is started on.
+
+One file, standard library only, Python 3.8 or newer. `docs/agent-protocol.md` is its contract.
+
+Three kinds of process take part:
+
+* the agent: HTTP in front, every instance's state in memory, one background thread (`Watcher`);
+* the spawner: a small single-threaded child of the agent that forks shims when asked;
+* a shim for each instance: detached, it owns the process, its log and its exit code.
+
+Agent and spawner may be killed at any moment. The files of an instance say all that a new agent needs:
+`instance.json` (what is wanted; the agent writes it), `process.json` (what runs) and `exit.json` (how it
+ended; the shim writes both). Each start has a random `run` id, so records of an earlier run never count.
+
+Imports at the top are the light ones only: shims are forks of a process that has just these loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import select
+import selectors
+import signal
+import socket
+import stat
+import sys
+import threading
+import time
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Tuple
+
+if sys.platform != "win32":
+    import fcntl
+    import pwd
+
+VERSION = "0.1.0"
+PROTOCOL = 1
+
+Json = Dict[str, Any]
+
+KEY_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+BODY_LIMIT = 1024 * 1024
+LOG_SEGMENT_BYTES = 10 * 1000 * 1000
+LOG_SEGMENTS = 3
+LOG_ANSWER_BYTES = 64 * 1024
+LOG_ANSWER_LIMIT = 1024 * 1024
+READ_BYTES = 64 * 1024
+STOP_GRACE = 5.0
+STOP_COMMAND_LIMIT = 60.0
+STOP_ANSWER_WITHIN = 25.0
+START_ANSWER_WITHIN = 10.0
+SETTLE_SECONDS = 0.5  # how long a command without a probe must live before it counts as ready
+STARTUP_SECONDS = 1800.0
+PROBE_TIMEOUT = 1.0
+SHIM_ANSWER_WITHIN = 2.0
+IDLE_CONNECTION_SECONDS = 75.0
+CONNECTIONS = 256
+UNKNOWN = "unknown"
+WAITING_FOR_SHIM = "Waiting for the shim of an earlier run to end."
+# Isolated and light; UTF-8 whatever the locale, as the bodies of requests are.
+SPAWNER_PYTHON = (sys.executable, "-I", "-S", "-X", "utf8")
+
+
+# --- Small helpers ------------------------------------------------------------------------------------
+
+
+def iso_now() -> str:
+    """Return the present moment as ISO 8601 in UTC, to the millisecond."""
+    now = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + ".%03dZ" % int(now % 1 * 1000)
+
+
+def log(message: str) -> None:
+    """Write one line about the agent's own work to stderr; never pass tokens or environment values."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("%s %s\n" % (iso_now(), message))
+        sys.stderr.flush()
+
+
+def signal_name(number: int) -> str:
+    """Return `SIGKILL` for 9, and a plain description for numbers without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "signal %d" % number
+
+
+def write_file(path: str, data: bytes, durable: bool) -> None:
+    """Replace `path` by `data` in one step, mode 0600; a reader sees the old or the new content, never half.
+
+    `durable` also waits until the disk has it. Raises OSError.
+    """
+    temporary = "%s.%d.%d.tmp" % (path, os.getpid(), threading.get_ident())
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        sync_folder(os.path.dirname(path))
+
+
+def sync_folder(path: str) -> None:
+    """Make a rename inside `path` durable, where the system can."""
+    if os.name == "nt":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: str, document: Json, durable: bool) -> None:
+    """Write `document` to `path` as `write_file` does."""
+    write_file(path, json.dumps(document).encode(), durable)
+
+
+class Unreadable(Exception):
+    """A state file is there and is not what we once wrote."""
+
+
+def read_json(path: str) -> Json | None:
+    """Return the object in `path`, None where there is no such file; raise Unreadable for anything else."""
+    try:
+        with open(path, "rb") as file:
+            document = json.loads(file.read().decode())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise Unreadable(str(error)) from error
+    if not isinstance(document, dict):
+        raise Unreadable("it holds no JSON object")
+    return document
+
+
+# --- Processes and their identity ---------------------------------------------------------------------
+
+
+class Identity(NamedTuple):
+    """What names one process for good: a PID alone is reused, the three together are not."""
+
+    pid: int
+    start: str
+    boot_id: str
+
+
+class Stat(NamedTuple):
+    """The fields of /proc/<pid>/stat that we use."""
+
+    state: str
+    ppid: int
+    pgid: int
+    sid: int
+    start: str
+
+
+def read_proc(path: str) -> bytes:
+    """Return what a short file of /proc holds; several times faster than `open`, and asked often."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, READ_BYTES)
+    finally:
+        os.close(fd)
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Return what Linux says of `pid`, None when there is no such process."""
+    try:
+        data = read_proc("/proc/%d/stat" % pid)
+    except OSError:
+        return None
+    # The name in brackets may itself hold brackets and spaces: what counts starts behind the last one.
+    fields = data[data.rindex(b")") + 2 :].decode("ascii", "replace").split()
+    return Stat(fields[0], int(fields[1]), int(fields[2]), int(fields[3]), fields[19])
+
+
+def read_boot_id() -> str:
+    """Return what changes with each boot of this machine."""
+    if sys.platform.startswith("linux"):
+        return read_proc("/proc/sys/kernel/random/boot_id").decode().strip()
+    if sys.platform == "darwin":
+        return output_of("sysctl", "-n", "kern.bootsessionuuid")
+    # Creation times on Windows are absolute, so PID and start time are enough there.
+    return "windows"
+
+
+def output_of(*command: str) -> str:
+    """Return what a short system command prints, empty when it fails."""
+    import subprocess  # noqa: PLC0415 - not loaded into shims
+
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=False
+    )
+    return result.stdout.decode("utf-8", "replace").strip()
+
+
+def start_time(pid: int) -> str | None:
+    """Return when `pid` started, in the system's own words; None when it does not run (a zombie does not)."""
+    if sys.platform.startswith("linux"):
+        found = read_stat(pid)
+        return found.start if found and found.state not in "ZX" else None
+    if os.name == "nt":
+        return windows_start_time(pid)
+    return output_of("ps", "-o", "lstart=", "-p", str(pid)) or None
+
+
+def identify(pid: int, boot_id: str) -> Identity | None:
+    """Return the identity of the process that has this PID now."""
+    start = start_time(pid)
+    return Identity(pid, start, boot_id) if start is not None else None
+
+
+def is_alive(identity: Identity | None, boot_id: str) -> bool:
+    """Tell whether exactly this process still runs."""
+    return identity is not None and identity.boot_id == boot_id and start_time(identity.pid) == identity.start
+
+
+def identity_from(value: Any) -> Identity | None:
+    """Read an identity back from a state file; raise Unreadable when it is not one."""
+    if value is None:
+        return None
+    try:
+        pid, start, boot_id = value
+    except (TypeError, ValueError):
+        raise Unreadable("a process identity in it is malformed") from None
+    if not (type(pid) is int and pid > 1 and isinstance(start, str) and isinstance(boot_id, str)):
+        raise Unreadable("a process identity in it is malformed")
+    return Identity(pid, start, boot_id)
+
+
+def open_pidfd(pid: int) -> int:
+    """Return a pidfd, or -1 where the system or this Python has none; raise ProcessLookupError if gone."""
+    if not hasattr(os, "pidfd_open"):
+        return -1
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return -1
+
+
+def send_signal(identity: Identity, number: int, boot_id: str) -> bool:
+    """Signal this process and no other; False when it does not run any more.
+
+    The pidfd is opened first and the identity compared after, so a PID reused in between is noticed.
+    """
+    try:
+        fd = open_pidfd(identity.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_alive(identity, boot_id):
+            return False
+        if fd >= 0:
+            signal.pidfd_send_signal(fd, number)  # type: ignore[attr-defined, unused-ignore]
+        else:
+            os.kill(identity.pid, number)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def all_processes() -> Dict[int, Stat]:
+    """Return every live process of this machine (Linux; empty elsewhere)."""
+    if not sys.platform.startswith("linux"):
+        return {}
+    found = {int(name): read_stat(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    return {pid: entry for pid, entry in found.items() if entry is not None and entry.state not in "ZX"}
+
+
+def descendants(roots: List[int], processes: Dict[int, Stat]) -> List[int]:
+    """Return the children of `roots`, their children and so on, without the roots themselves."""
+    children: Dict[int, List[int]] = {}
+    for pid, entry in processes.items():
+        children.setdefault(entry.ppid, []).append(pid)
+    found: List[int] = []
+    todo = list(roots)
+    while todo:
+        for child in children.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def carries_mark(pid: int, mark: str) -> bool:
+    """Tell whether the process was started with our mark in its environment."""
+    try:
+        with open("/proc/%d/environ" % pid, "rb") as file:
+            return b"INFINI_TREE=%s" % mark.encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def tree_members(leader: Identity | None, mark: str, boot_id: str) -> List[Identity]:
+    """Return every process of an instance, found without help from its shim.
+
+    Session and group count only while the leader lives: once it is gone its number may be a stranger's.
+    The mark in the environment finds those that left the session.
+    """
+    processes = all_processes()
+    found = {pid for pid in processes if carries_mark(pid, mark)}
+    if leader is not None and is_alive(leader, boot_id):
+        found.add(leader.pid)
+        found |= {pid for pid, entry in processes.items() if leader.pid in (entry.pgid, entry.sid)}
+    found |= set(descendants(list(found), processes))
+    found.discard(os.getpid())
+    return [
+        Identity(pid, processes[pid].start, boot_id) if pid in processes else leader  # type: ignore[misc]
+        for pid in found
+    ]
+
+
+# --- The log: segments named by the offset of their first byte ----------------------------------------
+
+
+def log_segments(folder: str) -> List[Tuple[int, str]]:
+    """Return (offset of the first byte, path) of each log segment, oldest first."""
+    try:
+        entries = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    names = [name for name in entries if name.startswith("log.") and name[4:].isdigit()]
+    return sorted((int(name[4:]), os.path.join(folder, name)) for name in names)
+
+
+def log_size(folder: str) -> int:
+    """Return how many bytes the log has had since its first."""
+    segments = log_segments(folder)
+    return segments[-1][0] + os.path.getsize(segments[-1][1]) if segments else 0
+
+
+def read_log(folder: str, offset: int, limit: int) -> Tuple[int, bytes]:
+    """Return (offset of the first byte returned, up to `limit` bytes). What was rotated away is skipped."""
+    chunks: List[bytes] = []
+    start = None
+    for first, path in log_segments(folder):
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            end = first + os.fstat(file.fileno()).st_size
+            position = max(offset, first)
+            if limit <= 0 or position >= end:
+                continue
+            file.seek(position - first)
+            data = file.read(limit)
+            start = position if start is None else start
+            chunks.append(data)
+            limit -= len(data)
+            offset = position + len(data)
+    return (offset if start is None else start), b"".join(chunks)
+
+
+def cut_at_character(data: bytes) -> bytes:
+    """Drop the beginning of a UTF-8 character that `data` ends in the middle of."""
+    for back in range(1, min(3, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        needed = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        return data[:-back] if needed > back else data
+    return data
+
+
+def last_lines(folder: str, since: int, count: int, limit: int) -> Tuple[int, bytes]:
+    """Return (offset, bytes) of the last `count` lines written at or after `since`, at most `limit` bytes."""
+    size = log_size(folder)
+    start, data = read_log(folder, max(since, size - limit), limit)
+    position = len(data) - (1 if data.endswith(b"\n") else 0)
+    for _ in range(count):
+        position = data.rfind(b"\n", 0, position)
+        if position < 0:
+            return start, data
+    return start + position + 1, data[position + 1 :]
+
+
+class LogWriter:
+    """Writes an instance's output to its segments; a full disk loses lines, never blocks the process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.fd = -1
+        self.lost = 0
+        segments = log_segments(folder)
+        self.first, path = segments[-1] if segments else (0, os.path.join(folder, "log.0"))
+        self.open(path)
+
+    def open(self, path: str) -> None:
+        """Go on in `path`."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        if self.fd >= 0:
+            os.close(self.fd)
+        self.fd = fd
+        self.length = os.fstat(self.fd).st_size
+
+    def write(self, data: bytes) -> None:
+        """Append `data`; what the disk does not take is counted and told once it takes some again."""
+        try:
+            if self.length >= LOG_SEGMENT_BYTES:
+                self.rotate()
+            if self.lost:
+                self.append(b"[infini: %d bytes of output lost, the disk took no more]\n" % self.lost)
+                self.lost = 0
+            self.append(data)
+        except OSError:
+            self.lost += len(data)
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data`, however many calls it takes."""
+        view = memoryview(data)
+        while view:
+            written = os.write(self.fd, view)
+            self.length += written
+            view = view[written:]
+
+    def rotate(self) -> None:
+        """Begin a new segment and drop the oldest ones."""
+        following = self.first + self.length
+        self.open(os.path.join(self.folder, "log.%d" % following))
+        self.first = following
+        for _, path in log_segments(self.folder)[:-LOG_SEGMENTS]:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+# --- The shim: owns one process, its log and its exit code --------------------------------------------
+
+
+class Shim:
+    """Runs in a process of its own, single-threaded. `run` starts the command, `adopt` takes over a live one.
+
+    SIGTERM asks it to stop the whole tree: stop command, SIGTERM, grace, SIGKILL. It ends when the tree is
+    gone and the log is drained; `exit.json` is written as soon as the exit is known.
+    """
+
+    def __init__(self, request: Json, boot_id: str, tell: Callable[[Json], None]) -> None:
+        self.folder: str = request["folder"]
+        self.run_id: str = request["run"]
+        self.mark: str = request["mark"]
+        self.boot_id = boot_id
+        self.tell = tell
+        self.leader: Identity | None = None
+        self.is_parent = False
+        self.leader_ended = False
+        self.reaped = False
+        self.killed = False
+        self.stop_asked = False
+        self.stop_command_pid = 0
+        self.leader_fd = -1
+
+    # Beginning
+
+    def main(self, adopt: bool) -> None:
+        """Do the whole life of a shim."""
+        self.listen_for_signals()
+        if not self.take_lock():
+            self.tell({"event": "busy"})
+            return
+        document = self.wanted(adopt)
+        if document.get("run") != self.run_id:
+            self.tell({"event": "busy"})
+            return
+        self.spec: Json = document["spec"]
+        self.open_output()
+        ready = self.find_process() if adopt else self.start_process(document)
+        if not ready:
+            self.tell({"event": "busy"})
+            return
+        with contextlib.suppress(OSError):
+            os.chdir("/")
+        self.supervise()
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def wanted(self, adopt: bool) -> Json:
+        """Return instance.json. What already runs is looked after even if that file is damaged."""
+        try:
+            return read_json(self.path("instance.json")) or {}
+        except Unreadable:
+            if not adopt:
+                raise
+            return {"run": self.run_id, "spec": {}}
+
+    def listen_for_signals(self) -> None:
+        """Turn SIGCHLD and SIGTERM into bytes on a pipe, so that one poll waits for everything."""
+        self.wake_read, wake_write = os.pipe()
+        os.set_blocking(self.wake_read, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self.on_stop)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_IGN)
+
+    def on_stop(self, *_: Any) -> None:
+        self.stop_asked = True
+
+    def take_lock(self) -> bool:
+        """Become the only shim of this instance; False when another one stays it."""
+        self.lock_fd = os.open(self.path("shim.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        for _ in range(40):
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except OSError:
+                time.sleep(0.05)
+        return False
+
+    def open_output(self) -> None:
+        """Open the FIFO and the log.
+
+        A FIFO and not a pipe: the process holds it open for reading too, so it gets no SIGPIPE when this
+        shim dies, and the next shim reads on where this one ended.
+        """
+        self.fifo_path = self.path("output")
+        try:
+            os.mkfifo(self.fifo_path, 0o600)
+        except FileExistsError:
+            if not stat.S_ISFIFO(os.stat(self.fifo_path).st_mode):
+                os.unlink(self.fifo_path)
+                os.mkfifo(self.fifo_path, 0o600)
+        self.fifo = os.open(self.fifo_path, os.O_RDWR | os.O_NONBLOCK)
+        self.log = LogWriter(self.folder)
+
+    def start_process(self, document: Json) -> bool:
+        """Start the command once: False when this run was started before.
+
+        The child waits at a gate until its identity is on disk. If this shim is killed before, the gate
+        closes and the child ends without having run anything.
+        """
+        try:
+            known = read_json(self.path("process.json"))
+        except Unreadable:
+            known = None
+            self.signal_tree(signal.SIGKILL)  # an earlier run may live that nobody can name any more
+        if known and known.get("run") == self.run_id:
+            return False
+        become_subreaper()
+        self.is_parent = True
+        gate_read, gate_write = os.pipe()
+        pid = self.fork_command(self.spec["command"], gate_read)
+        os.close(gate_read)
+        # A child killed at once has no start time where only live processes have one.
+        self.leader = identify(pid, self.boot_id) or Identity(pid, "", self.boot_id)
+        record = self.process_record(document, iso_now(), time.monotonic())
+        write_json(self.path("process.json"), record, durable=False)
+        os.write(gate_write, b"g")
+        os.close(gate_write)
+        self.tell({"event": "started", "process": record})
+        return True
+
+    def process_record(self, document: Json, started_at: str, started_monotonic: float) -> Json:
+        """Return the content of process.json."""
+        return {
+            "run": self.run_id,
+            "generation": document.get("generation"),
+            "process": self.leader,
+            "shim": identify(os.getpid(), self.boot_id),
+            "started_at": started_at,
+            "started_monotonic": started_monotonic,
+            "log_start": self.log.first + self.log.length,
+        }
+
+    def find_process(self) -> bool:
+        """Take over what a dead shim left: False when there is nothing to take over."""
+        record = read_json(self.path("process.json"))
+        if record is None or record.get("run") != self.run_id:
+            return False
+        with contextlib.suppress(Unreadable):
+            ended = read_json(self.path("exit.json")) or {}
+            self.leader_ended = ended.get("run") == self.run_id
+        self.leader = identity_from(record.get("process"))
+        record["shim"] = identify(os.getpid(), self.boot_id)
+        # A full disk must not keep the process without a reader; the agent is told all the same.
+        with contextlib.suppress(OSError):
+            write_json(self.path("process.json"), record, durable=False)
+        if self.leader and is_alive(self.leader, self.boot_id):
+            with contextlib.suppress(ProcessLookupError):
+                self.leader_fd = open_pidfd(self.leader.pid)
+        self.tell({"event": "started", "process": record})
+        return True
+
+    def fork_command(self, command: str, gate: int) -> int:
+        """Fork a child that runs `command` in its own session once `gate` gives a byte; return its PID."""
+        output = os.open(self.fifo_path, os.O_RDWR)
+        # Held back over the fork: our own handler in the child would swallow a stop that comes early.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                restore_signals()
+                if gate >= 0 and os.read(gate, 1) != b"g":
+                    os._exit(127)
+                run_command(command, self.spec, self.mark, output)
+            finally:
+                os._exit(127)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.close(output)
+        return pid
+
+    # Life
+
+    def supervise(self) -> None:
+        """Pump output, notice exits, stop when asked; return when the tree is gone."""
+        poller = select.poll()
+        for fd in (self.fifo, self.wake_read, self.leader_fd):
+            if fd >= 0:
+                poller.register(fd, select.POLLIN)
+        term_at = kill_at = None
+        while True:
+            ending = self.leader_ended or kill_at is not None or term_at is not None
+            self.wait(poller, 50 if ending else None if self.is_parent or self.leader_fd >= 0 else 200)
+            self.notice_exit()
+            now = time.monotonic()
+            if self.stop_asked and term_at is None and kill_at is None:
+                term_at = now + self.begin_stop()
+            if term_at is not None and kill_at is None and (now >= term_at or not self.stop_command_pid):
+                self.signal_tree(signal.SIGTERM)
+                kill_at = now + float(self.spec.get("stop_grace", STOP_GRACE))
+            if self.leader_ended and kill_at is None and term_at is None:
+                kill_at = now
+            if kill_at is not None and now >= kill_at:
+                self.killed = self.killed or not self.leader_ended
+                self.signal_tree(signal.SIGKILL)
+            self.finish_leader(kill_now=kill_at is not None and now >= kill_at)
+            if self.leader_ended and self.tree_is_gone():
+                break
+        self.drain()
+        # The sign of a clean end: where the FIFO is left, another shim is sent to see to leftovers.
+        with contextlib.suppress(OSError):
+            os.unlink(self.fifo_path)
+
+    def wait(self, poller: Any, milliseconds: int | None) -> None:
+        """Sleep until something happens and take one helping of output."""
+        for fd, _ in poller.poll(milliseconds):
+            if fd == self.fifo:
+                self.pump()
+            elif fd == self.wake_read:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self.wake_read, 1024)
+            else:
+                poller.unregister(fd)  # the leader ended, and its pidfd would say so for ever
+
+    def pump(self) -> int:
+        """Move up to 64 KiB from the FIFO to the log; return how many bytes that were."""
+        try:
+            data = os.read(self.fifo, READ_BYTES)
+        except BlockingIOError:
+            return 0
+        self.log.write(data)
+        return len(data)
+
+    def drain(self) -> None:
+        """Take what is left in the FIFO; nobody writes any more, and it holds a mebibyte at most."""
+        for _ in range(64):
+            if not self.pump():
+                return
+
+    def begin_stop(self) -> float:
+        """Start the stop command, if there is one; return how long it may take before SIGTERM goes out."""
+        command = self.spec.get("stop_command")
+        if not command:
+            return 0.0
+        self.stop_command_pid = self.fork_command(command, -1)
+        return STOP_COMMAND_LIMIT
+
+    def notice_exit(self) -> None:
+        """Learn of ended children and of the leader's end."""
+        if self.is_parent:
+            self.look_at_children()
+        else:
+            self.reap_children()
+            if not self.leader_ended and not is_alive(self.leader, self.boot_id):
+                self.record_exit(UNKNOWN)
+
+    def look_at_children(self) -> None:
+        """Reap what ended, but keep the leader a zombie: as long as it is one, its group number is ours."""
+        if self.reaped:
+            self.reap_children()
+            return
+        assert self.leader is not None
+        while hasattr(os, "waitid"):
+            seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if seen is None:
+                return
+            if seen.si_pid == self.leader.pid:
+                break
+            self.forget_child(os.waitpid(seen.si_pid, 0)[0])
+        else:  # macOS: no waitid before Python 3.13
+            pid, status = os.waitpid(self.leader.pid, os.WNOHANG)
+            if pid:
+                self.reaped = True
+                self.record_exit(exit_code_of(status))
+            return
+        if not self.leader_ended:
+            code = seen.si_status if seen.si_code == os.CLD_EXITED else 128 + seen.si_status
+            self.record_exit(code)
+
+    def finish_leader(self, kill_now: bool) -> None:
+        """Reap the leader once its group has had the signal it is due."""
+        if not (self.is_parent and self.leader_ended) or self.reaped or not self.leader:
+            return
+        if kill_now:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.leader.pid, signal.SIGKILL)
+        os.waitpid(self.leader.pid, 0)
+        self.reaped = True
+
+    def reap_children(self) -> None:
+        """Reap every child that ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                self.forget_child(pid)
+
+    def forget_child(self, pid: int) -> None:
+        if pid == self.stop_command_pid:
+            self.stop_command_pid = 0
+
+    def record_exit(self, code: int | str) -> None:
+        """Write how the leader ended; from here on no death of ours can lose it."""
+        self.leader_ended = True
+        record = {
+            "run": self.run_id,
+            "exit_code": code,
+            "finished_at": iso_now(),
+            "killed_after_grace": self.killed,
+        }
+        while True:
+            try:
+                write_json(self.path("exit.json"), record, durable=True)
+                return
+            except OSError:
+                # A full disk: the code stays with us until there is room, and output is taken meanwhile.
+                self.pump()
+                time.sleep(0.5)
+
+    # Ending
+
+    def members(self) -> List[Identity]:
+        """Return every live process of the tree, each with its identity."""
+        if not self.is_parent:
+            return tree_members(self.leader, self.mark, self.boot_id)
+        # As subreaper this shim is the ancestor of all of them, also of those that left the session.
+        processes = all_processes()
+        found = descendants([os.getpid()], processes)
+        return [Identity(pid, processes[pid].start, self.boot_id) for pid in found]
+
+    def signal_tree(self, number: int) -> None:
+        """Signal the group at once, then everyone outside of it one by one."""
+        group = self.leader.pid if self.leader else 0
+        held = self.is_parent and not self.reaped
+        told = False
+        if group and (held or is_alive(self.leader, self.boot_id)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+                told = True
+        for member in self.members():
+            found = read_stat(member.pid)
+            # Twice would be once too often: a second SIGTERM makes many servers drop what they do.
+            if found is None or not told or found.pgid != group:
+                with contextlib.suppress(PermissionError):
+                    send_signal(member, number, self.boot_id)
+
+    def tree_is_gone(self) -> bool:
+        """Tell whether no process of the instance is left."""
+        if not self.is_parent:
+            return not self.members()
+        try:
+            self.reap_children()
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        except AttributeError:  # macOS
+            return True
+        return False
+
+
+def exit_code_of(status: int) -> int:
+    """Return the exit code a shell would show for a wait status."""
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+_prctl: Callable[..., int] | None = None
+
+
+def load_prctl() -> None:
+    """Make prctl callable. Done in the spawner, so that no shim pays for loading ctypes."""
+    global _prctl
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes  # noqa: PLC0415 - only the spawner and its shims need it
+
+        _prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def become_subreaper() -> None:
+    """Become the parent of orphaned descendants, so that none is lost from sight."""
+    if _prctl is not None:
+        _prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+
+
+def restore_signals() -> None:
+    """Undo in a forked child what the shim and Python do to signals."""
+    signal.set_wakeup_fd(-1)
+    for name in ("SIGTERM", "SIGCHLD", "SIGPIPE", "SIGINT", "SIGHUP", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def run_command(command: str, spec: Json, mark: str, output: int) -> None:
+    """Turn this freshly forked child into the command; what fails is said in the log. Never returns."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        environment = dict(os.environ)
+        folder = become_account(spec.get("user"), environment)
+        environment.update(spec.get("env") or {})
+        environment.update(INFINI_INSTANCE=mark.split("/", 1)[1], INFINI_TREE=mark)
+        os.umask(0o022)
+        if spec.get("cwd") or folder:
+            os.chdir(spec.get("cwd") or folder or "/")
+        path = environment.get("PATH") or os.defpath
+        bash = find_program("bash", path)
+        if bash:
+            os.execve(bash, ["bash", "-lc", command], environment)
+        os.execve(find_program("sh", path) or "/bin/sh", ["sh", "-c", command], environment)
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the forked copy of the shim must end here
+        os.write(2, ("infini: the command could not be started: %s\n" % error).encode("utf-8", "replace"))
+    finally:
+        os._exit(126)
+
+
+def find_program(name: str, path: str) -> str | None:
+    """Return the first such program on `path` that this account may run.
+
+    Not os.execvpe: that imports a module on the way, which another account may not be able to read.
+    """
+    for folder in path.split(os.pathsep):
+        candidate = os.path.join(folder or ".", name)
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def become_account(user: str | None, environment: Dict[str, str]) -> str | None:
+    """Take on `user`'s rights and say so in `environment`; return the home directory to start in."""
+    if not user or pwd.getpwnam(user).pw_uid == os.geteuid():
+        return None
+    entry = pwd.getpwnam(user)
+    os.fchown(1, entry.pw_uid, entry.pw_gid)  # so that it may open /dev/stdout
+    os.initgroups(user, entry.pw_gid)
+    os.setgid(entry.pw_gid)
+    os.setuid(entry.pw_uid)
+    environment.update(HOME=entry.pw_dir, USER=user, LOGNAME=user, SHELL=entry.pw_shell or "/bin/sh")
+    return entry.pw_dir if os.path.isdir(entry.pw_dir) else None
+
+
+# --- The spawner: forks shims -------------------------------------------------------------------------
+
+
+def spawner_main(fd: int) -> None:
+    """Fork a shim for each request line on socket `fd`; end when the agent is gone."""
+    import gc  # noqa: PLC0415 - only here
+
+    load_prctl()
+    os.set_inheritable(fd, False)  # it had to be for our own start; commands must not get it
+    link = socket.socket(fileno=fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system reaps shims that end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A collection would touch, and so copy, every page that the shims share.
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    boot_id = read_boot_id()
+    buffered = b""
+    while True:
+        data = link.recv(READ_BYTES)
+        if not data:
+            return
+        buffered += data
+        while b"\n" in buffered:
+            line, buffered = buffered.split(b"\n", 1)
+            fork_shim(json.loads(line.decode()), boot_id, link)
+
+
+def fork_shim(request: Json, boot_id: str, link: socket.socket) -> None:
+    """Fork one shim; a fork that fails is told to the agent."""
+
+    def tell(message: Json) -> None:
+        # A shim whose agent is gone goes on: the files say the same. MSG_DONTWAIT never lets it hang.
+        message.update(folder=request["folder"], run=request["run"])
+        with contextlib.suppress(OSError):
+            link.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT)
+
+    try:
+        pid = os.fork()
+    except OSError as error:
+        tell({"event": "error", "message": "The system could not start a process: %s." % error.strerror})
+        return
+    if pid == 0:
+        try:
+            shim_main(request, boot_id, tell, link)
+        finally:
+            os._exit(0)
+
+
+def shim_main(request: Json, boot_id: str, tell: Callable[[Json], None], link: socket.socket) -> None:
+    """Be the shim that `request` asks for, detached from agent and spawner."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    told = []
+
+    def tell_once(message: Json) -> None:
+        tell(message)
+        told.append(True)
+        link.close()  # a shim holds nothing of the agent's, or the agent's end would not be seen
+
+    try:
+        Shim(request, boot_id, tell_once).main(request["adopt"])
+    except Exception as error:  # noqa: BLE001 - the last chance to say why there is no process
+        if not told:
+            tell({"event": "error", "message": "The shim could not start the process: %s." % error})
+        with contextlib.suppress(OSError):
+            text = "%s %s: %s\n" % (iso_now(), type(error).__name__, error)
+            write_file(os.path.join(request["folder"], "shim.error"), text.encode(), durable=False)
+
+
+class Spawner:
+    """The agent's end of the spawner: started when first needed, and again should it die."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.link: socket.socket | None = None
+        self.process: Any = None
+        self.on_new_link: Callable[[socket.socket], None] = lambda link: None
+
+    def prepare(self) -> None:
+        """Start the spawner ahead of the first request, which then need not wait for an interpreter."""
+        with self.lock, contextlib.suppress(OSError):
+            if self.link is None:
+                self.start()
+
+    def ask(self, request: Json) -> None:
+        """Send a request for a shim. Raise OSError when no spawner can be started."""
+        line = json.dumps(request).encode() + b"\n"
+        with self.lock:
+            for attempt in (1, 2):
+                link = self.link or self.start()
+                try:
+                    link.sendall(line)
+                    return
+                except OSError:
+                    self.link = None
+                    if attempt == 2:
+                        raise
+
+    def start(self) -> socket.socket:
+        """Start a spawner and return the socket to it; call with the lock held.
+
+        A fresh interpreter and not a fork: the agent has threads, and shims should carry none of its memory.
+        """
+        import subprocess  # noqa: PLC0415 - not loaded into shims
+
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [*SPAWNER_PYTHON, os.path.abspath(__file__), "--spawner", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        self.link = ours
+        self.on_new_link(ours)
+        return ours
+
+    def lost(self, link: socket.socket) -> None:
+        """Note that the spawner behind `link` ended; the next request starts another."""
+        with self.lock:
+            if self.link is link:
+                self.link = None
+            if self.process is not None:
+                self.process.poll()
+
+
+# --- Windows: written from documentation, never run ---------------------------------------------------
+
+
+def windows_start_time(pid: int) -> str | None:
+    """Return the creation time of a live process on Windows."""
+    import ctypes  # noqa: PLC0415 - only on Windows
+    from ctypes import wintypes  # noqa: PLC0415
+
+    kernel = ctypes.windll.kernel32  # type: ignore[attr-defined, unused-ignore]
+    kernel.OpenProcess.restype = wintypes.HANDLE
+    handle = wintypes.HANDLE(kernel.OpenProcess(0x1000, False, pid))  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return None
+    try:
+        code = wintypes.DWORD()
+        times = [wintypes.FILETIME() for _ in range(4)]
+        kernel.GetExitCodeProcess(handle, ctypes.byref(code))
+        kernel.GetProcessTimes(handle, *[ctypes.byref(entry) for entry in times])
+        if code.value != 259:  # STILL_ACTIVE
+            return None
+        return str((times[0].dwHighDateTime << 32) + times[0].dwLowDateTime)
+    finally:
+        kernel.CloseHandle(handle)
+
+
+class WindowsSpawner:
+    """Starts a shim as a detached process of its own; it has no link, so the agent reads its files."""
+
+    def prepare(self) -> None:
+        """Nothing is started ahead."""
+
+    def ask(self, request: Json) -> None:
+        """Start a shim for `request`. Raise OSError."""
+        import subprocess  # noqa: PLC0415
+
+        flags = 0x00000200 | 0x00000008  # CREATE_NEW_PROCESS_GROUP | DETACHED_PROCESS
+        subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__), "--shim", json.dumps(request)],
+            creationflags=flags,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            close_fds=True,
+        )
+
+
+def windows_shim_main(request: Json) -> None:
+    """Run one command on Windows: output goes straight to the log file, `stop` in the folder asks to stop."""
+    import subprocess  # noqa: PLC0415
+
+    folder, run = request["folder"], request["run"]
+    document = read_json(os.path.join(folder, "instance.json")) or {}
+    spec = document["spec"]
+    boot_id = read_boot_id()
+    if request["adopt"]:
+        record = read_json(os.path.join(folder, "process.json")) or {}
+        leader = identity_from(record.get("process"))
+        record["shim"] = identify(os.getpid(), boot_id)
+        write_json(os.path.join(folder, "process.json"), record, durable=False)
+        process = None
+    else:
+        environment = dict(os.environ, **(spec.get("env") or {}))
+        environment.update(INFINI_INSTANCE=request["mark"].split("/", 1)[1])
+        writer = LogWriter(folder)
+        process = subprocess.Popen(
+            spec["command"], shell=True, env=environment, cwd=spec.get("cwd"), stdin=subprocess.DEVNULL,
+            stdout=writer.fd, stderr=writer.fd, creationflags=0x00000200,
+        )  # fmt: skip
+        leader = identify(process.pid, boot_id)
+        record = {
+            "run": run, "generation": document.get("generation"), "process": leader,
+            "shim": identify(os.getpid(), boot_id), "started_at": iso_now(),
+            "started_monotonic": time.monotonic(), "log_start": writer.first + writer.length,
+        }  # fmt: skip
+        write_json(os.path.join(folder, "process.json"), record, durable=False)
+    kill_at = None
+    while process.poll() is None if process else is_alive(leader, boot_id):
+        now = time.monotonic()
+        if kill_at is None and os.path.exists(os.path.join(folder, "stop")):
+            kill_at = now + float(spec.get("stop_grace") or 0)
+            output_of("taskkill", "/T", "/PID", str(leader.pid if leader else 0))
+        elif kill_at is not None and now >= kill_at and is_alive(leader, boot_id):
+            output_of("taskkill", "/T", "/F", "/PID", str(leader.pid if leader else 0))
+        time.sleep(0.2)
+    code = process.returncode if process else UNKNOWN
+    ended = {"run": run, "exit_code": code, "finished_at": iso_now(), "killed_after_grace": False}
+    write_json(os.path.join(folder, "exit.json"), ended, durable=True)
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(folder, "stop"))
+
+
+# --- Errors and the checking of input -----------------------------------------------------------------
+
+
+class ApiError(Exception):
+    """What a client is told instead of an answer: status, code, a sentence, and what is wrong per field."""
+
+    def __init__(self, status: int, code: str, message: str, fields: Dict[str, List[str]] | None = None):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.fields = fields
+
+    def document(self) -> Json:
+        error: Json = {"code": self.code, "message": str(self)}
+        if self.fields:
+            error["fields"] = self.fields
+        return {"error": error}
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether `value` is text that can be passed to a process."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_number(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_integer(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and is_number(value, low, high)
+
+
+def is_environment(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        is_text(name) and name and "=" not in name and is_text(text) for name, text in value.items()
+    )
+
+
+def is_folder(value: Any) -> bool:
+    return is_text(value) and os.path.isabs(value) and os.path.isdir(value)
+
+
+def is_probe_path(value: Any) -> bool:
+    return is_text(value) and value.startswith("/") and not re.search(r"[^!-~]", value)
+
+
+Check = Tuple[Callable[[Any], bool], str]
+
+DEPLOY_FIELDS: Dict[str, Check] = {
+    "command": (
+        lambda value: is_text(value) and bool(value.strip()),
+        "Give the command as a non-empty text.",
+    ),
+    "env": (is_environment, "Give an object of texts; names are not empty and hold no '='."),
+    "cwd": (is_folder, "Give the absolute path of a directory that exists on this server."),
+    "user": (lambda value: is_text(value) and bool(value), "Give the name of an account."),
+    "port": (lambda value: is_integer(value, 1, 65535), "Give an integer from 1 to 65535."),
+    "generation": (lambda value: is_integer(value, 0, 2**53), "Give an integer, 0 or more."),
+    "probes": (lambda value: isinstance(value, dict), "Give an object."),
+    "restart": (
+        lambda value: value in ("never", "on-failure", "always"),
+        "Give never, on-failure or always.",
+    ),
+    "stop_command": (is_text, "Give a text."),
+    "stop_grace": (lambda value: is_number(value, 0, 3600), "Give a number of seconds from 0 to 3600."),
+}
+PROBE_FIELDS: Dict[str, Check] = {
+    "type": (lambda value: value in ("tcp", "http", "none"), "Give tcp, http or none."),
+    "host": (lambda value: is_text(value) and is_ip_address(value), "Give an IP address of this server."),
+    "path": (is_probe_path, "Give a path that starts with / and holds no spaces."),
+    "expected_status": (lambda value: is_integer(value, 100, 599), "Give an HTTP status."),
+    "startup_seconds": (lambda value: is_number(value, 0.1, 7 * 86400), "Give seconds, at most a week."),
+    "period_seconds": (lambda value: is_number(value, 0.1, 3600), "Give seconds from 0.1 to 3600."),
+    "timeout_seconds": (lambda value: is_number(value, 0.1, 60), "Give seconds from 0.1 to 60."),
+    "failure_threshold": (lambda value: is_integer(value, 1, 100), "Give an integer from 1 to 100."),
+}
+
+
+def is_ip_address(value: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with contextlib.suppress(OSError):
+            socket.inet_pton(family, value)
+            return True
+    return False
+
+
+def check_fields(body: Json, checks: Dict[str, Check], prefix: str = "") -> Dict[str, List[str]]:
+    """Return what is wrong in `body`, per field; null counts as left out."""
+    wrong: Dict[str, List[str]] = {}
+    for name, value in body.items():
+        if name not in checks:
+            wrong[prefix + name] = ["There is no such field."]
+        elif value is not None and not checks[name][0](value):
+            wrong[prefix + name] = [checks[name][1]]
+    return wrong
+
+
+def refuse_if(wrong: Dict[str, List[str]]) -> None:
+    """Raise ApiError 400 when any field is wrong."""
+    if wrong:
+        message = "Correct these fields: %s." % ", ".join(sorted(wrong))
+        raise ApiError(400, "invalid", message, wrong)
+
+
+def checked_spec(body: Json) -> Json:
+    """Return the checked fields of a deploy body with the empty ones left out; raise ApiError 400."""
+    wrong = check_fields(body, DEPLOY_FIELDS)
+    probes = body.get("probes")
+    if isinstance(probes, dict):
+        wrong.update(check_fields(probes, PROBE_FIELDS, "probes."))
+        if probes.get("type") in ("tcp", "http") and body.get("port") is None:
+            wrong["port"] = ["A %s probe needs the port." % probes["type"]]
+    if body.get("command") is None:
+        wrong["command"] = [DEPLOY_FIELDS["command"][1]]
+    refuse_if(wrong)
+    check_account(body.get("user"))
+    spec = {name: value for name, value in body.items() if value is not None and name != "generation"}
+    spec["probes"] = {name: value for name, value in (probes or {}).items() if value is not None}
+    spec.setdefault("stop_grace", STOP_GRACE)
+    spec.setdefault("restart", "never")
+    return spec
+
+
+def check_account(user: str | None) -> None:
+    """Refuse an account that does not exist or that this agent may not become; raise ApiError 400."""
+    if not user:
+        return
+    if os.name == "nt":
+        refuse_if({"user": ["Commands run as the agent's own account on Windows."]})
+    try:
+        uid = pwd.getpwnam(user).pw_uid
+    except (KeyError, OSError):
+        refuse_if({"user": ["There is no such account on this server."]})
+    else:
+        if os.geteuid() not in (0, uid):
+            refuse_if({"user": ["The agent does not run as root, so it cannot start commands as others."]})
+
+
+def checked_generation(body: Json) -> int | None:
+    """Return the generation of a stop or restart body; raise ApiError 400."""
+    refuse_if(check_fields(body, {"generation": DEPLOY_FIELDS["generation"]}))
+    return body.get("generation")
+
+
+# --- Instances ----------------------------------------------------------------------------------------
+
+
+class Instance:
+    """What the agent knows of one instance: the first part stands in instance.json, the second is observed.
+
+    `operation` serialises requests that change it. Fields are read and written under the agent's lock.
+    """
+
+    def __init__(self, key: str, folder: str) -> None:
+        self.key = key
+        self.folder = folder
+        self.operation = threading.Lock()
+        self.forgotten = False
+        # What is wanted
+        self.spec: Json | None = None
+        self.generation: int | None = None
+        self.run = ""
+        self.restarts = 0
+        self.wanted = "stopped"
+        self.intent_boot_id = ""
+        self.port_taken = False
+        self.verdict: str | None = None  # why we ended it ourselves
+        # What is observed
+        self.broken: str | None = None  # a state file that cannot be read
+        self.phase = "stopped"
+        self.ready = False
+        self.process: Identity | None = None
+        self.shim: Identity | None = None
+        self.shim_fd = -1
+        self.started_at: str | None = None
+        self.started_monotonic = 0.0
+        self.finished_at: str | None = None
+        self.exit_code: int | str | None = None
+        self.reason = ""
+        self.log_start = 0
+        self.ask_again_at: float | None = None  # when a shim that was asked for is overdue
+        self.stop_told = False
+        self.probe: Probe | None = None
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something runs or may run: then nothing else is started in its place."""
+        return self.phase in ("starting", "running", "stopping")
+
+    def view(self) -> Json:
+        """Return the instance as clients see it."""
+        return {
+            "id": self.key,
+            "status": "running" if self.is_live else "stopped",
+            "phase": self.phase,
+            "ready": self.ready,
+            "pid": self.process.pid if self.process and self.is_live else None,
+            "port": (self.spec or {}).get("port"),
+            "generation": self.generation,
+            "started_at": self.started_at,
+            "finished_at": self.finished_at,
+            "exit_code": self.exit_code,
+            "restarts": self.restarts,
+            "reason": self.reason,
+        }
+
+    def has_leftovers(self) -> bool:
+        """Whether the last shim died before it had seen to the whole tree: it removes its FIFO at the end."""
+        return os.path.exists(self.path("output"))
+
+    def save(self) -> None:
+        """Put what is wanted on disk, durably. Raise ApiError when the disk does not take it."""
+        document = {
+            "key": self.key,
+            "spec": self.spec,
+            "generation": self.generation,
+            "run": self.run,
+            "restarts": self.restarts,
+            "wanted": self.wanted,
+            "boot_id": self.intent_boot_id,
+            "port_taken": self.port_taken,
+            "verdict": self.verdict,
+        }
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            write_json(self.path("instance.json"), document, durable=True)
+        except OSError as error:
+            message = (
+                "The agent could not write its state directory (%s); nothing was changed." % error.strerror
+            )
+            raise ApiError(500, "state_not_writable", message) from error
+
+    def load(self) -> None:
+        """Read what is wanted back from disk; raise Unreadable."""
+        document = read_json(self.path("instance.json"))
+        if document is None:
+            raise Unreadable("instance.json is missing")
+        try:
+            spec = document["spec"]
+            if check_fields({k: v for k, v in spec.items() if k != "cwd"}, DEPLOY_FIELDS):
+                raise Unreadable("instance.json holds values that no deploy could have stored")
+            if "command" not in spec or check_fields(spec["probes"], PROBE_FIELDS):
+                raise Unreadable("instance.json holds no complete deploy")
+            self.generation = int(document["generation"])
+            self.run = str(document["run"])
+            self.restarts = int(document["restarts"])
+            self.wanted = str(document["wanted"])
+            self.intent_boot_id = str(document["boot_id"])
+            self.port_taken = bool(document["port_taken"])
+            self.verdict = document["verdict"]
+            self.spec = spec
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Unreadable("instance.json is incomplete") from error
+
+    def reset_observed(self) -> None:
+        """Forget the last run before the next one starts."""
+        self.broken = None
+        self.phase = "starting"
+        self.ready = False
+        self.process = self.shim = None
+        self.started_at = self.finished_at = None
+        self.started_monotonic = time.monotonic()
+        self.exit_code = None
+        self.reason = ""
+        self.stop_told = False
+        self.probe = None
+        self.log_start = log_size(self.folder)
+
+
+def stored_integer(record: Json, name: str) -> int | None:
+    """Return a number of a state file, None where it is null; raise Unreadable for anything else."""
+    value = record.get(name)
+    if value is not None and type(value) is not int:
+        raise Unreadable("%s in it is no number" % name)
+    return value
+
+
+def reason_for_exit(code: int | str, port_note: str) -> Tuple[str, str]:
+    """Return (phase, reason) for a process that ended by itself."""
+    if code == UNKNOWN:
+        return "failed", "The process ended unseen, because the shim that watched it had died." + port_note
+    if code == 0:
+        return "succeeded", "Exited with code 0."
+    text = "Exited with code %s." % code
+    if code == 127:
+        text = "Exited with code 127: the command, or one that it calls, was not found."
+    elif code == 126:
+        text = "Exited with code 126: the command could not be executed."
+    elif isinstance(code, int) and code > 128:
+        text = "Ended by signal %s (exit code %d)." % (signal_name(code - 128), code)
+    return "failed", text + port_note
+
+
+def reason_for_stop(code: int | str | None, ended: Json) -> str:
+    """Return the sentence for an instance that was stopped on request."""
+    if ended.get("killed_after_grace"):
+        return "Stopped on request; it did not end within its grace after SIGTERM and was killed."
+    if code == UNKNOWN:
+        return "Stopped on request; its exit code was not seen, because its shim had died."
+    return "Stopped on request."
+
+
+def shim_lock_is_held(folder: str) -> bool:
+    """Tell whether a shim of this instance lives, whatever the records say."""
+    if os.name == "nt":
+        return False
+    try:
+        fd = os.open(os.path.join(folder, "shim.lock"), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+
+
+# --- Probes: is it ready? -----------------------------------------------------------------------------
+
+
+class Probe:
+    """Asks one instance again and again whether it is ready, without ever blocking the watcher."""
+
+    def __init__(self, instance: Instance, selector: selectors.BaseSelector, was_ready: bool) -> None:
+        spec = instance.spec or {}
+        probes: Json = spec.get("probes") or {}
+        self.instance = instance
+        self.selector = selector
+        self.port: int = spec.get("port") or 0
+        self.kind: str = probes.get("type") or ("tcp" if self.port else "none")
+        self.host: str = probes.get("host") or "127.0.0.1"
+        self.url_path: str = probes.get("path") or "/"
+        self.expected: int | None = probes.get("expected_status")
+        self.startup_seconds: float = probes.get("startup_seconds") or STARTUP_SECONDS
+        self.period: float | None = probes.get("period_seconds")
+        self.timeout: float = probes.get("timeout_seconds") or PROBE_TIMEOUT
+        self.threshold: int = probes.get("failure_threshold") or 3
+        self.was_ready = was_ready
+        self.failures = 0
+        self.connection: socket.socket | None = None
+        self.request = b""
+        self.answer = b""
+        self.deadline = 0.0
+        self.next_at = 0.0
+        self.refused = False
+
+    def begin(self, now: float) -> None:
+        """Open the connection; the outcome comes by `on_event` or `tick`."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self.connection = socket.socket(family, socket.SOCK_STREAM)
+        self.connection.setblocking(False)
+        self.deadline = now + self.timeout
+        self.answer = b""
+        self.refused = False
+        name = "[%s]" % self.host if ":" in self.host else self.host
+        request = "GET %s HTTP/1.1\r\nHost: %s:%d\r\nUser-Agent: infini-agent\r\nConnection: close\r\n\r\n"
+        self.request = (request % (self.url_path, name, self.port)).encode()
+        code = self.connection.connect_ex((self.host, self.port))
+        if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+            self.refused = code == errno.ECONNREFUSED
+            self.end()
+            return
+        self.selector.register(self.connection, selectors.EVENT_WRITE, self.on_event)
+
+    def end(self) -> None:
+        """Close the connection, if there is one."""
+        if self.connection is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(self.connection)
+            self.connection.close()
+            self.connection = None
+
+    def on_event(self) -> bool | None:
+        """Go one step on; return the outcome once there is one."""
+        connection = self.connection
+        if connection is None:
+            return None
+        try:
+            code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self.refused = code == errno.ECONNREFUSED
+                return False
+            if self.kind == "tcp":
+                # A connection from a port to itself succeeds although nobody listens.
+                return connection.getsockname() != connection.getpeername()
+            return self.exchange(connection)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError:
+            return False
+
+    def exchange(self, connection: socket.socket) -> bool | None:
+        """Send the request, then read up to the end of the status line."""
+        if self.request:
+            self.request = self.request[connection.send(self.request) :]
+            if not self.request:
+                self.selector.modify(connection, selectors.EVENT_READ, self.on_event)
+            return None
+        data = connection.recv(1024)
+        self.answer += data
+        if data and b"\n" not in self.answer and len(self.answer) < 1024:
+            return None
+        match = re.match(rb"HTTP/1\.[01] (\d{3})\b", self.answer)
+        if not match:
+            return False
+        status = int(match.group(1))
+        return status == self.expected if self.expected else 200 <= status < 400
+
+    def plan(self, now: float, passed: bool) -> None:
+        """Decide when to ask next: often in the first moments, after a failure, and else each period."""
+        if self.period is not None:
+            self.next_at = now + self.period
+        elif self.was_ready:
+            self.next_at = now + (5.0 if passed else 1.0)
+        else:
+            age = now - self.instance.started_monotonic
+            self.next_at = now + min(1.0, max(0.1, age / 4))
+
+
+def port_is_taken(port: int) -> bool:
+    """Tell whether some process listens on `port` now."""
+    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as attempt:
+            if os.name != "nt":
+                attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                attempt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                attempt.bind((address, port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return True
+    return False
+
+
+def listening_inodes(port: int) -> set[str]:
+    """Return the socket inodes that listen on `port` (Linux)."""
+    found = set()
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(name, encoding="ascii") as file:
+            for line in file:
+                fields = line.split()
+                if len(fields) > 9 and fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                    found.add(fields[9])
+    return found
+
+
+def tree_listens_on(port: int, members: List[Identity]) -> bool:
+    """Tell whether a process of the tree holds the socket that listens on `port`."""
+    wanted = {"socket:[%s]" % inode for inode in listening_inodes(port)}
+    for member in members:
+        folder = "/proc/%d/fd" % member.pid
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):
+                    if os.readlink(os.path.join(folder, name)) in wanted:
+                        return True
+    return False
+
+
+# --- Host figures -------------------------------------------------------------------------------------
+
+
+class Host:
+    """Figures of this machine. Each fails alone: it is null then, and `errors` says why."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.last: Tuple[float, float, float] | None = None
+        self.cpu: float | None = None
+
+    def figures(self) -> Json:
+        """Return all figures as the report shows them."""
+        result: Json = {}
+        errors: Dict[str, str] = {}
+        groups: List[Tuple[Tuple[str, ...], Callable[[], Tuple[Any, ...]]]] = [
+            (("cpu_percent",), self.cpu_percent),
+            (("cpu_count",), lambda: (os.cpu_count(),)),
+            (("memory_total_bytes", "memory_used_bytes", "memory_percent"), memory_figures),
+            (("disk_total_bytes", "disk_used_bytes", "disk_percent"), disk_figures),
+            (("load_1m", "load_5m", "load_15m"), lambda: tuple(round(x, 2) for x in os.getloadavg())),
+            (("uptime_seconds",), uptime_figures),
+        ]
+        for names, read in groups:
+            try:
+                values = read()
+            except (OSError, ValueError, KeyError, IndexError, AttributeError) as error:
+                values = (None,) * len(names)
+                errors.update({name: "It could not be read: %s." % error for name in names})
+            result.update(zip(names, values))  # noqa: B905 - `strict` came with Python 3.10
+        result["errors"] = errors
+        return result
+
+    def cpu_percent(self) -> Tuple[float | None]:
+        """Return the share of time the processors were busy since the last sample, None for the first."""
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [int(text) for text in file.readline().split()[1:9]]
+        now, total, idle = time.monotonic(), float(sum(ticks)), float(ticks[3] + ticks[4])
+        with self.lock:
+            if self.last is None:
+                self.last = (now, total, idle)
+            elif now - self.last[0] >= 0.5 and total > self.last[1]:
+                busy = 1 - (idle - self.last[2]) / (total - self.last[1])
+                self.cpu = round(min(100.0, max(0.0, 100 * busy)), 1)
+                self.last = (now, total, idle)
+            return (self.cpu,)
+
+
+def memory_figures() -> Tuple[int, int, float]:
+    """Return total, used and percent; what can be freed at once does not count as used."""
+    with open("/proc/meminfo", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    total = int(lines["MemTotal"].split()[0]) * 1024
+    used = total - int(lines["MemAvailable"].split()[0]) * 1024
+    return total, used, round(100 * used / total, 1)
+
+
+def disk_figures() -> Tuple[int, int, float]:
+    """Return total, used and percent of the root file system, the percent as df counts it."""
+    disk = os.statvfs("/")
+    used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+    usable = used + disk.f_bavail * disk.f_frsize
+    return disk.f_blocks * disk.f_frsize, used, round(100 * used / usable, 1)
+
+
+def uptime_figures() -> Tuple[int]:
+    """Return for how many seconds the machine is up."""
+    with open("/proc/uptime", encoding="ascii") as file:
+        return (int(float(file.read().split()[0])),)
+
+
+def read_devices() -> List[Json]:
+    """Return the accelerators of this machine; none are read yet."""
+    return []
+
+
+# --- The agent ----------------------------------------------------------------------------------------
+
+
+class Agent:
+    """Every instance of one state directory, and what can be done with them.
+
+    `lock` guards memory and is held for moments only. An instance's `operation` lock is held for as long
+    as a deploy, stop, restart or delete of it takes; take it first, `lock` second.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self.state_dir = state_dir
+        self.boot_id = read_boot_id()
+        self.started_at = iso_now()
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.instances: Dict[str, Instance] = {}
+        self.host = Host()
+        self.spawner: Any = WindowsSpawner() if os.name == "nt" else Spawner()
+        self.mark = self.own_mark()
+        self.watcher = Watcher(self)
+
+    def own_mark(self) -> str:
+        """Return the random name of this state directory, by which our processes are told from others'."""
+        path = os.path.join(self.state_dir, "id")
+        with contextlib.suppress(OSError, ValueError), open(path, encoding="ascii") as file:
+            text = file.read().strip()
+            if re.fullmatch(r"[0-9a-f]{16}", text):
+                return text
+        text = os.urandom(8).hex()
+        write_file(path, text.encode() + b"\n", durable=True)
+        return text
+
+    def instances_dir(self) -> str:
+        return os.path.join(self.state_dir, "instances")
+
+    def start(self) -> None:
+        """Find again what an earlier agent left, then watch it."""
+        empty_folder(os.path.join(self.state_dir, "trash"))
+        os.makedirs(self.instances_dir(), mode=0o700, exist_ok=True)
+        for name in sorted(os.listdir(self.instances_dir())):
+            folder = os.path.join(self.instances_dir(), name)
+            if KEY_PATTERN.fullmatch(name) and os.path.isdir(folder):
+                self.find_again(Instance(name, folder))
+        self.watcher.start()
+        self.spawner.prepare()
+
+    def find_again(self, instance: Instance) -> None:
+        """Take an instance from its files; a file that cannot be read makes it failed, with the reason."""
+        try:
+            instance.load()
+        except Unreadable as error:
+            instance.broken = "Its state cannot be read: %s. Deploy it again." % error
+            instance.wanted = "running"  # as far as anyone knows
+        with self.lock:
+            self.instances[instance.key] = instance
+            self.settle(instance)
+        log("instance.found key=%s phase=%s" % (instance.key, instance.phase))
+
+    # Questions
+
+    def find(self, key: str) -> Instance:
+        """Return the instance, or raise ApiError 404."""
+        instance = self.instances.get(key)
+        if instance is None:
+            raise ApiError(404, "unknown_instance", "There is no instance %s on this server." % key)
+        return instance
+
+    def view(self, instance: Instance) -> Json:
+        with self.lock:
+            return instance.view()
+
+    def services(self) -> List[Json]:
+        with self.lock:
+            return [instance.view() for _, instance in sorted(self.instances.items())]
+
+    def report(self) -> Json:
+        """Return everything about this server in one document."""
+        return {
+            "agent": {
+                "version": VERSION,
+                "protocol": PROTOCOL,
+                "boot_id": self.boot_id,
+                "pid": os.getpid(),
+                "started_at": self.started_at,
+                "hostname": socket.gethostname(),
+            },
+            "host": self.host.figures(),
+            "devices": read_devices(),
+            "services": self.services(),
+            "observed_at": iso_now(),
+        }
+
+    def status(self, key: str) -> Json:
+        """Return the instance with the last lines of its present run."""
+        instance = self.find(key)
+        document = self.view(instance)
+        with contextlib.suppress(OSError):
+            _, data = last_lines(instance.folder, instance.log_start, 40, LOG_ANSWER_BYTES)
+            text = data.decode("utf-8", "replace")
+            document["log_tail"] = (text[:-1] if text.endswith("\n") else text).split("\n") if text else []
+        document.setdefault("log_tail", [])
+        return document
+
+    def logs(self, key: str, offset: int, limit: int, tail: int | None) -> Json:
+        """Return a piece of the log; offsets count from the log's first byte, also over rotation."""
+        instance = self.find(key)
+        try:
+            size = log_size(instance.folder)
+            if tail is not None:
+                start, data = last_lines(instance.folder, 0, tail, LOG_ANSWER_LIMIT)
+            else:
+                start, data = read_log(instance.folder, min(offset, size), limit)
+        except FileNotFoundError:
+            raise ApiError(404, "unknown_instance", "There is no instance %s on this server." % key) from None
+        if instance.is_live or start + len(data) < size:
+            data = cut_at_character(data)
+        return {
+            "offset": start,
+            "next_offset": start + len(data),
+            "size": max(size, start + len(data)),
+            "data": data.decode("utf-8", "replace"),
+        }
+
+    # Operations
+
+    @contextlib.contextmanager
+    def operation(self, instance: Instance) -> Iterator[None]:
+        """Let one operation at a time work on an instance; other instances go on."""
+        with instance.operation:
+            if instance.forgotten:
+                raise ApiError(409, "being_deleted", "The instance was deleted meanwhile; send it again.")
+            yield
+
+    def deploy(self, key: str, body: Json) -> Tuple[int, Json]:
+        """Run what `body` says as instance `key`: (201, view) when started now, (200, view) when it runs."""
+        spec = checked_spec(body)
+        generation = body.get("generation")
+        with self.lock:
+            folder = os.path.join(self.instances_dir(), key)
+            is_new = key not in self.instances
+            instance = self.instances.setdefault(key, Instance(key, folder))
+        try:
+            with self.operation(instance):
+                if instance.generation is not None and generation == instance.generation:
+                    return 200, self.view(instance)
+                self.refuse_stale(instance, generation)
+                if generation is None:
+                    generation = (instance.generation or 0) + 1
+                self.end_and_wait(instance)
+                self.launch(instance, spec, generation, restarts=0)
+                return 201, self.view(instance)
+        finally:
+            self.drop_if_never_stored(instance, is_new)
+
+    def drop_if_never_stored(self, instance: Instance, is_new: bool) -> None:
+        """Forget an instance whose very first deploy failed before anything was on disk."""
+        with self.lock:
+            if is_new and not instance.run and self.instances.get(instance.key) is instance:
+                instance.forgotten = True  # for those that wait for its operation lock
+                del self.instances[instance.key]
+
+    def refuse_stale(self, instance: Instance, generation: int | None) -> None:
+        """Raise ApiError 409 when `generation` is older than what is stored."""
+        if generation is None or instance.generation is None or generation >= instance.generation:
+            return
+        message = "Generation %d is older than generation %d, which this server already has."
+        raise ApiError(409, "stale_generation", message % (generation, instance.generation))
+
+    def restart(self, key: str, body: Json) -> Tuple[int, Json]:
+        """Stop the instance if it runs and start its stored command again."""
+        generation = checked_generation(body)
+        instance = self.find(key)
+        with self.operation(instance):
+            if instance.spec is None:
+                raise ApiError(404, "no_command", "No command is stored for %s; deploy it first." % key)
+            self.refuse_stale(instance, generation)
+            self.end_and_wait(instance)
+            new = instance.generation if generation is None else generation
+            self.launch(instance, instance.spec, new or 0, restarts=instance.restarts + 1)
+            return 200, self.view(instance)
+
+    def stop(self, key: str, body: Json) -> Tuple[int, Json]:
+        """End the instance's tree: (200, view) once it is gone, (202, view) when it takes longer."""
+        generation = checked_generation(body)
+        instance = self.find(key)
+        with self.operation(instance):
+            self.refuse_stale(instance, generation)
+            gone = self.end(instance)
+            return (200 if gone else 202), self.view(instance)
+
+    def delete(self, key: str) -> Json:
+        """Forget a stopped instance and remove its files; raise ApiError 409 while it runs."""
+        instance = self.find(key)
+        with self.operation(instance):
+            with self.lock:
+                if instance.is_live or shim_lock_is_held(instance.folder):
+                    raise ApiError(409, "still_running", "Stop %s before you delete it." % key)
+                trash = os.path.join(self.state_dir, "trash", os.urandom(8).hex())
+                os.makedirs(os.path.dirname(trash), mode=0o700, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(instance.folder, trash)
+                instance.forgotten = True
+                del self.instances[key]
+            empty_folder(trash)
+        log("instance.deleted key=%s" % key)
+        return {"id": key, "deleted": True}
+
+    def end(self, instance: Instance) -> bool:
+        """Stop the instance; True when it is gone, False when it is still going after the time to answer."""
+        with self.lock:
+            before = instance.wanted, instance.verdict
+            instance.wanted, instance.verdict = "stopped", None
+        try:
+            # On disk first: should the agent die now, the next one goes on stopping.
+            if instance.spec is not None and before != ("stopped", None):
+                instance.save()
+        except ApiError:
+            with self.lock:
+                instance.wanted, instance.verdict = before
+            raise
+        with self.lock:
+            if instance.is_live:
+                self.begin_stop(instance, "Stopping on request.")
+            else:
+                instance.phase, instance.ready = "stopped", False
+        gone = self.wait_until(lambda: not instance.is_live, STOP_ANSWER_WITHIN)
+        log("instance.stop key=%s gone=%s" % (instance.key, gone))
+        return gone
+
+    def end_and_wait(self, instance: Instance) -> None:
+        """Stop what runs before something else takes its place; raise ApiError 409 when it does not end."""
+        if instance.is_live and not self.end(instance):
+            message = "The old process of %s is still stopping; try again." % instance.key
+            raise ApiError(409, "still_stopping", message)
+
+    def launch(self, instance: Instance, spec: Json, generation: int, restarts: int) -> None:
+        """Store the intent, have a shim started, and wait until the process is known.
+
+        The intent is on disk before anything runs: whoever dies in between, a new agent finds either a
+        process or an intent without one, and starts it then.
+        """
+        taken = bool(spec.get("port")) and port_is_taken(spec["port"])
+        with self.lock:
+            before = dict(vars(instance))
+            instance.spec, instance.generation, instance.restarts = spec, generation, restarts
+            instance.run = os.urandom(8).hex()
+            instance.wanted, instance.verdict = "running", None
+            instance.intent_boot_id = self.boot_id
+            instance.port_taken = taken
+            # At once, or a report would show the new generation with the old one's end.
+            instance.reset_observed()
+        try:
+            instance.save()
+        except ApiError:
+            with self.lock:
+                vars(instance).update(before)
+            raise
+        with self.lock:
+            self.ask_for_shim(instance, adopt=False)
+        self.wait_until(lambda: instance.process is not None or not instance.is_live, START_ANSWER_WITHIN)
+        log(
+            "instance.start key=%s generation=%d pid=%s"
+            % (instance.key, generation, instance.process and instance.process.pid)
+        )
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        """Wait for a change that makes `condition` true; return whether it is."""
+        with self.changed:
+            return self.changed.wait_for(condition, seconds)
+
+    # Observation; all of it under the lock
+
+    def settle(self, instance: Instance) -> None:
+        """Bring memory in line with the files, and ask for a shim where one is missing. Repeatable."""
+        try:
+            process = read_json(instance.path("process.json"))
+            ended = read_json(instance.path("exit.json"))
+            self.settle_by(instance, process, ended)
+        except Unreadable as error:
+            if instance.broken is None:
+                instance.broken = "A record of its process cannot be read: %s." % error
+            self.fail_broken(instance)
+        self.changed.notify_all()
+
+    def settle_by(self, instance: Instance, process: Json | None, ended: Json | None) -> None:
+        """Decide by the records: ended, gone with a reboot, running, orphaned, or never started."""
+        if instance.broken and process is not None:
+            # What is wanted is lost, what runs is not: the shim's own record names the run.
+            instance.run, instance.generation = str(process.get("run")), stored_integer(process, "generation")
+        if process is not None and process.get("run") == instance.run:
+            self.take_process(instance, process)
+            if ended is not None and ended.get("run") == instance.run:
+                self.settle_ended(instance, ended)
+            elif instance.process is None or instance.process.boot_id != self.boot_id:
+                self.lost_to_reboot(instance)
+            elif is_alive(instance.shim, self.boot_id):
+                self.watch(instance)
+            else:
+                self.ask_for_shim(instance, adopt=True)
+        elif instance.broken:
+            self.fail_broken(instance)
+        elif instance.wanted == "running":
+            if instance.intent_boot_id != self.boot_id:
+                self.lost_to_reboot(instance)
+            else:
+                self.ask_for_shim(instance, adopt=False)
+        else:
+            instance.phase, instance.ask_again_at = "failed" if instance.verdict else "stopped", None
+            instance.reason = instance.verdict or ""
+
+    def take_process(self, instance: Instance, record: Json) -> None:
+        """Take over what process.json says."""
+        instance.process = identity_from(record.get("process"))
+        instance.shim = identity_from(record.get("shim"))
+        instance.started_at = str(record.get("started_at"))
+        instance.log_start = stored_integer(record, "log_start") or 0
+        started = record.get("started_monotonic")
+        instance.started_monotonic = started if isinstance(started, float) else 0.0
+
+    def settle_ended(self, instance: Instance, ended: Json) -> None:
+        """The exit is on record; it counts as ended once the shim has also seen to the rest of the tree."""
+        code = ended.get("exit_code")
+        if code != UNKNOWN:
+            code = stored_integer(ended, "exit_code")
+        if is_alive(instance.shim, self.boot_id):
+            self.watch(instance)
+        elif instance.shim and instance.shim.boot_id == self.boot_id and instance.has_leftovers():
+            self.ask_for_shim(instance, adopt=True)
+        else:
+            self.finish(instance, code, str(ended.get("finished_at")), ended)
+
+    def watch(self, instance: Instance) -> None:
+        """Follow a live process from now on."""
+        instance.ask_again_at = None
+        if instance.reason == WAITING_FOR_SHIM:
+            instance.reason = ""
+        if not instance.is_live:
+            instance.phase = "starting"
+        if instance.wanted == "stopped" or instance.verdict:
+            self.begin_stop(instance, instance.verdict or "Stopping on request.")
+        elif instance.broken:
+            instance.phase, instance.reason = "running", instance.broken
+        self.watcher.follow(instance)
+
+    def ask_for_shim(self, instance: Instance, adopt: bool) -> None:
+        """Have a shim started that runs the command, or one that takes over from a dead shim."""
+        if not instance.is_live:
+            instance.phase = "starting"
+        instance.ask_again_at = time.monotonic() + SHIM_ANSWER_WITHIN
+        mark = "%s/%s" % (self.mark, instance.key)
+        request = {"folder": instance.folder, "run": instance.run, "mark": mark, "adopt": adopt}
+        try:
+            self.spawner.ask(request)
+        except OSError as error:
+            self.could_not_start(instance, "The agent could not start its spawner: %s." % error)
+
+    def ask_again_soon(self) -> None:
+        """A spawner died, and with it perhaps requests that no shim has answered yet."""
+        for instance in self.instances.values():
+            if instance.ask_again_at is not None:
+                instance.ask_again_at = time.monotonic() + 0.1
+
+    def could_not_start(self, instance: Instance, message: str) -> None:
+        """No shim came to be. Nothing runs if it was to start; if it was to adopt, that is tried again."""
+        log("instance.shim_failed key=%s: %s" % (instance.key, message))
+        if instance.process is not None and instance.process.boot_id == self.boot_id:
+            instance.ask_again_at = time.monotonic() + 1
+            return
+        instance.ask_again_at = None
+        instance.wanted, instance.verdict = "stopped", message
+        with contextlib.suppress(ApiError):
+            instance.save()
+        instance.phase, instance.ready, instance.reason = "failed", False, message
+        self.changed.notify_all()
+
+    def begin_stop(self, instance: Instance, reason: str) -> None:
+        """Ask the shim to end the tree; where there is no shim alive, one is made first and told then."""
+        instance.phase, instance.ready, instance.reason = "stopping", False, reason
+        if os.name == "nt":
+            with contextlib.suppress(OSError):
+                write_file(instance.path("stop"), b"", durable=False)
+        elif instance.shim and not instance.stop_told:
+            instance.stop_told = send_signal(instance.shim, signal.SIGTERM, self.boot_id)
+
+    def finish(self, instance: Instance, code: Any, finished_at: str | None, ended: Json) -> None:
+        """Note the end of a run."""
+        self.watcher.leave(instance)
+        instance.ready, instance.ask_again_at = False, None
+        instance.exit_code, instance.finished_at = code, finished_at
+        note = ""
+        if instance.port_taken:
+            note = " Port %s was already taken when it started." % (instance.spec or {}).get("port")
+        if instance.verdict:
+            instance.phase, instance.reason = "failed", instance.verdict
+        elif instance.wanted == "stopped":
+            instance.phase, instance.reason = "stopped", reason_for_stop(code, ended)
+        elif instance.broken:
+            instance.phase, instance.reason = "failed", instance.broken
+        else:
+            instance.phase, instance.reason = reason_for_exit(code, note)
+        log("instance.ended key=%s phase=%s exit_code=%s" % (instance.key, instance.phase, code))
+        self.changed.notify_all()
+
+    def lost_to_reboot(self, instance: Instance) -> None:
+        """The machine was started anew, so nothing of this run can be left."""
+        on_purpose = instance.wanted == "stopped" and not instance.verdict
+        instance.phase = "stopped" if on_purpose else "failed"
+        instance.ready, instance.ask_again_at = False, None
+        instance.exit_code = UNKNOWN
+        instance.reason = "The server rebooted while it ran; how it ended was not seen."
+
+    def fail_broken(self, instance: Instance) -> None:
+        """Say that the state is damaged; nothing is known to run."""
+        instance.phase, instance.ready, instance.ask_again_at = "failed", False, None
+        instance.reason = instance.broken or ""
+        instance.exit_code = UNKNOWN
+
+
+def empty_folder(path: str) -> None:
+    """Remove a folder and all in it; what cannot be removed stays for the next time."""
+    import shutil  # noqa: PLC0415 - not loaded into shims
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
+# --- The watcher: one thread that sees exits and asks for readiness -----------------------------------
+
+
+class Watcher:
+    """One background thread: shims' ends by pidfd, messages of the spawner, probes, deadlines."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.selector = selectors.DefaultSelector()
+        self.wake_read, self.wake_write = socket.socketpair()
+        self.wake_read.setblocking(False)
+        self.wake_write.setblocking(False)
+        self.selector.register(self.wake_read, selectors.EVENT_READ, self.on_wake)
+        self.buffers: Dict[socket.socket, bytes] = {}
+        self.followed: Dict[str, Instance] = {}
+        agent.spawner.on_new_link = self.on_new_link
+
+    def start(self) -> None:
+        threading.Thread(target=self.run, name="watcher", daemon=True).start()
+
+    def run(self) -> None:
+        """Go round for as long as the agent lives; a fault in one step is logged and the next one goes on."""
+        while True:
+            try:
+                for key, _ in self.selector.select(self.pause()):
+                    with self.agent.lock:
+                        self.handle(key.data)
+                with self.agent.lock:
+                    self.tick(time.monotonic())
+            except Exception as error:  # noqa: BLE001 - this thread must not end
+                log("watcher.fault %s: %s" % (type(error).__name__, error))
+                time.sleep(0.2)
+
+    def pause(self) -> float:
+        """Return how long to sleep: short while anything starts or stops."""
+        with self.agent.lock:
+            instances = list(self.agent.instances.values())
+            if any(entry.phase in ("starting", "stopping") for entry in instances):
+                return 0.1
+            polled = any(entry.is_live and entry.shim_fd < 0 for entry in instances)
+            return 0.2 if polled else 0.5
+
+    def handle(self, callback: Any) -> None:
+        """Pass one event to whom it belongs."""
+        owner = getattr(callback, "__self__", None)
+        outcome = callback()
+        if isinstance(owner, Probe) and outcome is not None:
+            self.probed(owner, outcome)
+
+    def on_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self.wake_read.recv(1024)
+
+    def wake(self) -> None:
+        with contextlib.suppress(OSError):
+            self.wake_write.send(b"w")
+
+    # The spawner's messages
+
+    def on_new_link(self, link: socket.socket) -> None:
+        """Listen to a new spawner."""
+        self.buffers[link] = b""
+        self.selector.register(link, selectors.EVENT_READ, lambda: self.on_link(link))
+        self.wake()
+
+    def on_link(self, link: socket.socket) -> None:
+        """Read what spawner and shims say; a closed link means that the spawner ended."""
+        try:
+            data = link.recv(READ_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self.selector.unregister(link)
+            del self.buffers[link]
+            link.close()
+            self.agent.spawner.lost(link)
+            self.agent.ask_again_soon()
+            return
+        *lines, self.buffers[link] = (self.buffers[link] + data).split(b"\n")
+        for line in lines:
+            self.on_message(json.loads(line.decode()))
+
+    def on_message(self, message: Json) -> None:
+        """Act on one message about a run; one about an earlier run is out of date."""
+        instance = self.agent.instances.get(os.path.basename(message["folder"]))
+        if instance is None or instance.run != message["run"]:
+            return
+        if message["event"] == "started":
+            self.agent.take_process(instance, message["process"])
+            self.agent.watch(instance)
+            self.agent.changed.notify_all()
+        elif message["event"] == "error":
+            self.agent.could_not_start(instance, message["message"])
+        else:
+            # Another shim has this instance, or has had it: its files say which.
+            instance.ask_again_at = time.monotonic() + 0.2
+            instance.reason = instance.reason or WAITING_FOR_SHIM
+
+    # Shims
+
+    def follow(self, instance: Instance) -> None:
+        """Notice the end of this instance's shim, and probe it."""
+        self.leave(instance)
+        self.followed[instance.key] = instance
+        if instance.probe is None and instance.spec is not None and not instance.broken:
+            instance.probe = Probe(instance, self.selector, self.was_ready(instance))
+            if instance.probe.was_ready and instance.phase == "starting":
+                instance.phase = "running"
+        if instance.shim is not None:
+            with contextlib.suppress(ProcessLookupError):
+                instance.shim_fd = open_pidfd(instance.shim.pid)
+            if not is_alive(instance.shim, self.agent.boot_id):
+                self.release_fd(instance)
+            elif instance.shim_fd >= 0:
+                self.selector.register(
+                    instance.shim_fd, selectors.EVENT_READ, lambda: self.on_shim_end(instance)
+                )
+        self.wake()
+
+    def leave(self, instance: Instance) -> None:
+        """Follow this instance no longer."""
+        self.followed.pop(instance.key, None)
+        if instance.probe is not None:
+            instance.probe.end()
+        self.release_fd(instance)
+
+    def release_fd(self, instance: Instance) -> None:
+        if instance.shim_fd >= 0:
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(instance.shim_fd)
+            os.close(instance.shim_fd)
+            instance.shim_fd = -1
+
+    def on_shim_end(self, instance: Instance) -> None:
+        """A shim ended: its records say whether the process did too."""
+        self.leave(instance)
+        instance.stop_told = False
+        self.agent.settle(instance)
+
+    # What is due
+
+    def tick(self, now: float) -> None:
+        """Do what time demands, for every instance."""
+        for instance in list(self.agent.instances.values()):
+            if instance.ask_again_at is not None and now >= instance.ask_again_at:
+                instance.ask_again_at = None
+                self.agent.settle(instance)
+            elif instance.key in self.followed:
+                if instance.shim_fd < 0 and not is_alive(instance.shim, self.agent.boot_id):
+                    self.on_shim_end(instance)
+                elif instance.phase in ("starting", "running"):
+                    self.check_readiness(instance, now)
+
+    def check_readiness(self, instance: Instance, now: float) -> None:
+        """Ask again when it is time, and give up past the startup deadline."""
+        probe = instance.probe
+        if probe is None:
+            return
+        age = now - instance.started_monotonic
+        if probe.kind == "none":
+            if age >= SETTLE_SECONDS and not instance.ready:
+                self.became_ready(instance)
+        elif probe.connection is not None:
+            if now >= probe.deadline:
+                self.probed(probe, False)
+        elif not probe.was_ready and age >= probe.startup_seconds:
+            self.give_up(instance, probe)
+        elif now >= probe.next_at:
+            probe.begin(now)
+            if probe.connection is None:
+                self.probed(probe, False)
+
+    def probed(self, probe: Probe, passed: bool) -> None:
+        """Take in the outcome of one probe."""
+        instance = probe.instance
+        probe.end()
+        if instance.phase not in ("starting", "running"):
+            return
+        if instance.port_taken:
+            passed = self.port_is_ours(instance, probe, passed)
+        probe.plan(time.monotonic(), passed)
+        if passed:
+            probe.failures = 0
+            if not instance.ready:
+                self.became_ready(instance)
+            return
+        probe.failures += 1
+        if instance.ready and probe.failures >= probe.threshold:
+            instance.ready = False
+            instance.reason = "It runs, but its %s probe fails." % probe.kind
+            self.agent.changed.notify_all()
+
+    def port_is_ours(self, instance: Instance, probe: Probe, passed: bool) -> bool:
+        """Where another process had the port at the start, an answer counts only from our own tree."""
+        if probe.refused:
+            instance.port_taken = False  # the other one is gone
+        elif passed:
+            mark = "%s/%s" % (self.agent.mark, instance.key)
+            if tree_listens_on(probe.port, tree_members(instance.process, mark, self.agent.boot_id)):
+                instance.port_taken = False
+        if instance.port_taken:
+            instance.reason = "Port %d was already taken when it started." % probe.port
+            return False
+        instance.reason = ""
+        return passed
+
+    def became_ready(self, instance: Instance) -> None:
+        """Note it, also on disk: after a restart of the agent the startup deadline must not count again."""
+        instance.phase, instance.ready, instance.reason = "running", True, ""
+        if instance.probe is not None and not instance.probe.was_ready:
+            instance.probe.was_ready = True
+            with contextlib.suppress(OSError):
+                write_file(instance.path("ready"), instance.run.encode(), durable=False)
+        self.agent.changed.notify_all()
+
+    def was_ready(self, instance: Instance) -> bool:
+        """Tell whether this very run has been ready before."""
+        with contextlib.suppress(OSError), open(instance.path("ready"), "rb") as file:
+            return file.read() == instance.run.encode()
+        return False
+
+    def give_up(self, instance: Instance, probe: Probe) -> None:
+        """Stop what did not become ready in time."""
+        note = " Port %d was already taken when it started." % probe.port if instance.port_taken else ""
+        message = "It was not ready within %g seconds, so it was stopped.%s" % (probe.startup_seconds, note)
+        instance.verdict = message
+        with contextlib.suppress(ApiError):
+            instance.save()
+        self.agent.begin_stop(instance, message)
+
+
+# --- HTTP ---------------------------------------------------------------------------------------------
+
+
+class Requests:
+    """Answers HTTP requests. Mixed into http.server's handler by `serve`, which alone loads that module."""
+
+    protocol_version = "HTTP/1.1"
+    server_version = "infini-agent"
+    sys_version = ""
+    disable_nagle_algorithm = True
+    server: Any
+    connection: Any
+    request: Any
+    rfile: Any
+    wfile: Any
+    headers: Any
+    path: str
+    command: str
+    close_connection: bool
+
+    def setup(self) -> None:
+        """Begin a connection; the TLS handshake is done here, in the connection's own thread."""
+        self.request.settimeout(self.server.client_timeout)
+        if self.server.tls is not None:
+            wrap = self.server.tls.wrap_socket
+            self.request = wrap(self.request, server_side=True, do_handshake_on_connect=False)
+        self.connection = self.request
+        self.server.allow(self, 2 * self.server.client_timeout)
+        try:
+            if self.server.tls is not None:
+                self.request.do_handshake()
+            super().setup()  # type: ignore[misc]
+        except BaseException:
+            self.server.allow(self, None)
+            raise
+
+    def finish(self) -> None:
+        self.server.allow(self, None)
+        try:
+            super().finish()  # type: ignore[misc]
+        finally:
+            self.connection.close()
+
+    def handle_one_request(self) -> None:
+        """Wait for a request: a new client has less time than one that has shown it can speak."""
+        try:
+            super().handle_one_request()  # type: ignore[misc]
+        except OSError:  # a silent client, a broken connection, a failed handshake
+            self.close_connection = True
+        self.server.allow(self, IDLE_CONNECTION_SECONDS + self.server.client_timeout)
+        with contextlib.suppress(OSError):
+            self.connection.settimeout(IDLE_CONNECTION_SECONDS)
+
+    def parse_request(self) -> bool:
+        """From the request line on, the rest of it must come in time."""
+        self.connection.settimeout(self.server.client_timeout)
+        self.server.allow(self, 2 * self.server.client_timeout)
+        return bool(super().parse_request())  # type: ignore[misc]
+
+    def log_message(self, *_: Any) -> None:
+        """Requests are not logged: what they did is."""
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what http.server itself refuses in our own shape."""
+        self.close_connection = True
+        self.command = getattr(self, "command", None) or "GET"
+        text = message or "The request is malformed."
+        self.answer(code, ApiError(code, "bad_request", text.rstrip(".") + ".").document())
+
+    def do_GET(self) -> None:
+        """Answer any method: `route` decides."""
+        try:
+            body = self.checked_body()
+            self.server.allow(self, None)
+            status, document = self.route(body)
+        except ApiError as error:
+            status, document = error.status, error.document()
+        except Exception as error:  # noqa: BLE001 - a client gets an answer, and never a trace
+            log("request.fault %s %s %s: %s" % (self.command, self.url(), type(error).__name__, error))
+            document = ApiError(
+                500, "internal_error", "The agent failed at this; its own log says why."
+            ).document()
+            status = 500
+        self.answer(status, document)
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_GET
+
+    def answer(self, status: int, document: Json) -> None:
+        """Send headers and body in one piece."""
+        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+        head = "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
+        head += "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+        head += "Connection: close\r\n" if self.close_connection else ""
+        data = (head % (status, STATUS_WORDS.get(status, "Error"), len(body))).encode() + b"\r\n"
+        with contextlib.suppress(OSError):
+            self.wfile.write(data if self.command == "HEAD" else data + body)
+            if self.close_connection:
+                self.linger()
+
+    def linger(self) -> None:
+        """Read what the client still sends, for a moment: closing at once could destroy our answer."""
+        self.connection.settimeout(0.5)
+        self.connection.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + 2
+        while time.monotonic() < until and self.connection.recv(READ_BYTES):
+            pass
+
+    def checked_body(self) -> Json:
+        """Check the caller, then read the body: raise ApiError 401, 413 or 400."""
+        length_text = self.headers.get("Content-Length", "0").strip()
+        length = int(length_text) if re.fullmatch(r"[0-9]{1,18}", length_text) else -1
+        has_body = length != 0 or "Transfer-Encoding" in self.headers
+        if self.url() != "/health" and not self.server.token_matches(self.headers.get("Authorization", "")):
+            self.close_connection = self.close_connection or has_body
+            raise ApiError(401, "unauthorized", "Send the agent's token: Authorization: Bearer TOKEN.")
+        if "Transfer-Encoding" in self.headers or length < 0:
+            self.close_connection = True
+            raise ApiError(400, "length_required", "Send the body's size in one Content-Length header.")
+        if length > BODY_LIMIT:
+            self.close_connection = True
+            raise ApiError(413, "too_large", "The body is larger than %d bytes." % BODY_LIMIT)
+        return parse_body(self.rfile.read(length)) if length else {}
+
+    def url(self) -> str:
+        """Return the path without query and without the slash at its end."""
+        return self.path.split("?", 1)[0].rstrip("/") or "/"
+
+    def route(self, body: Json) -> Tuple[int, Json]:
+        """Find who answers this path: raise ApiError 404 or 405."""
+        agent: Agent = self.server.agent
+        url = self.url()
+        parts = url.split("/")[1:]
+        method = "GET" if self.command == "HEAD" else self.command
+        if url in ("/health", "/services", "/report"):
+            self.allow(method, "GET")
+            if url == "/health":
+                return 200, {"status": "ok", "version": VERSION}
+            return 200, agent.report() if url == "/report" else {"services": agent.services()}
+        if parts[0] == "service" and len(parts) in (2, 3):
+            key = parts[1]
+            if not KEY_PATTERN.fullmatch(key) or key in (".", ".."):
+                raise ApiError(
+                    400, "bad_id", "An id has 1 to 64 letters, digits, dots, underscores or hyphens."
+                )
+            return self.route_service(agent, method, key, parts[2] if len(parts) == 3 else "", body)
+        raise ApiError(404, "not_found", "There is no such path.")
+
+    def route_service(self, agent: Agent, method: str, key: str, verb: str, body: Json) -> Tuple[int, Json]:
+        """Answer one instance's paths."""
+        changes = {"deploy": agent.deploy, "restart": agent.restart, "stop": agent.stop}
+        if verb in changes:
+            self.allow(method, "POST")
+            return changes[verb](key, body)
+        if verb == "":
+            self.allow(method, "DELETE")
+            return 200, agent.delete(key)
+        if verb == "status":
+            self.allow(method, "GET")
+            return 200, agent.status(key)
+        if verb == "logs":
+            self.allow(method, "GET")
+            query = self.query()
+            limit = min(max(4, query.get("limit", LOG_ANSWER_BYTES)), LOG_ANSWER_LIMIT)
+            return 200, agent.logs(key, query.get("offset", 0), limit, query.get("tail"))
+        raise ApiError(404, "not_found", "There is no such path.")
+
+    def allow(self, method: str, allowed: str) -> None:
+        if method != allowed:
+            raise ApiError(405, "method_not_allowed", "Use %s on this path." % allowed)
+
+    def query(self) -> Dict[str, int]:
+        """Return the query of a log request; raise ApiError 400."""
+        result: Dict[str, int] = {}
+        _, _, text = self.path.partition("?")
+        for pair in filter(None, text.split("&")):
+            name, _, value = pair.partition("=")
+            if name not in ("offset", "limit", "tail"):
+                refuse_if({name: ["There is no such parameter."]})
+            if not re.fullmatch(r"[0-9]{1,18}", value):
+                refuse_if({name: ["Give an integer, 0 or more."]})
+            result[name] = int(value)
+        return result
+
+
+STATUS_WORDS = {
+    200: "OK", 201: "Created", 202: "Accepted", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
+    405: "Method Not Allowed", 409: "Conflict", 413: "Payload Too Large", 500: "Internal Server Error",
+}  # fmt: skip
+
+
+def parse_body(data: bytes) -> Json:
+    """Return the JSON object in `data`; raise ApiError 400."""
+
+    def refuse_constant(name: str) -> NoReturn:
+        raise ValueError("%s is not JSON" % name)
+
+    try:
+        body = json.loads(data.decode(), parse_constant=refuse_constant)
+    except (ValueError, RecursionError):
+        raise ApiError(400, "bad_json", "The body is not valid JSON.") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "bad_json", "The body is not a JSON object.")
+    return body
+
+
+class Connections:
+    """The listening socket: one thread per connection, at most CONNECTIONS. Mixed in by `make_server`."""
+
+    allow_reuse_address = os.name != "nt"
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+    client_timeout: float
+    tls: Any
+    token_matches: Callable[[str], bool]
+    agent: Agent
+
+    def prepare(self) -> None:
+        """Set up what the connections share; called before the first is served."""
+        self.slots = threading.BoundedSemaphore(CONNECTIONS)
+        self.deadlines: Dict[Any, float] = {}
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own, or close it when there are too many."""
+        if self.slots.acquire(blocking=False):
+            super().process_request(request, client_address)  # type: ignore[misc]
+        else:
+            self.shutdown_request(request)  # type: ignore[attr-defined]
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[misc]
+        finally:
+            self.slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Log what went wrong in a connection's thread; clients never see it."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            log("connection.fault %s: %s" % (type(error).__name__, error))
+
+    def allow(self, handler: Any, seconds: float | None) -> None:
+        """Give a client so long for what it has to send next; None while it waits for us.
+
+        A socket's own timeout is not enough: a client that sends one byte now and then resets it.
+        """
+        if seconds is None:
+            self.deadlines.pop(handler, None)
+        else:
+            self.deadlines[handler] = time.monotonic() + seconds
+
+    def service_actions(self) -> None:
+        """Cut off the clients that took too long; called every second or so."""
+        for handler, deadline in list(self.deadlines.items()):
+            if time.monotonic() > deadline:
+                with contextlib.suppress(OSError):
+                    handler.connection.shutdown(socket.SHUT_RDWR)
+
+
+def make_server(options: Any, token: str, tls: Any) -> Any:
+    """Return a listening server, not yet answering; raise OSError when the address cannot be had."""
+    # Loaded here, so that shims do without: http.server alone is twice the size of all the rest.
+    import hashlib  # noqa: PLC0415
+    import hmac  # noqa: PLC0415
+    import http.server  # noqa: PLC0415
+    import socketserver  # noqa: PLC0415
+
+    digest = hashlib.sha256(b"Bearer " + token.encode()).digest()
+
+    def token_matches(header: str) -> bool:
+        given = hashlib.sha256(header.encode("utf-8", "replace")).digest()
+        return hmac.compare_digest(given, digest)
+
+    settings = {
+        "address_family": socket.AF_INET6 if ":" in options.host else socket.AF_INET,
+        "client_timeout": options.client_timeout,
+        "tls": tls,
+        "token_matches": staticmethod(token_matches),
+    }
+    server_type: Any = type("Server", (Connections, socketserver.ThreadingTCPServer), settings)
+    handler_type = type("Handler", (Requests, http.server.BaseHTTPRequestHandler), {})
+    server = server_type((options.host, options.port), handler_type)
+    server.prepare()
+    return server
+
+
+# --- Start --------------------------------------------------------------------------------------------
+
+
+def fail(message: str) -> NoReturn:
+    """End with one line that says what to do."""
+    sys.stderr.write("infini-agent: %s\n" % message)
+    sys.stderr.flush()
+    os._exit(2)
+
+
+def parse_options(arguments: List[str]) -> Any:
+    """Read the command line."""
+    import argparse  # noqa: PLC0415 - not loaded into shims
+
+    parser = argparse.ArgumentParser(
+        prog="infini-agent", description="Runs Infini's instances on this server."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8888, help="port to listen on (8888); 0 takes a free one")
+    parser.add_argument("--state-dir", required=True, help="directory for the state of instances")
+    parser.add_argument(
+        "--token-file", help="file that holds the token (<state-dir>/token, made when missing)"
+    )
+    parser.add_argument("--tls-cert", help="certificate chain, PEM")
+    parser.add_argument("--tls-key", help="its private key, PEM")
+    parser.add_argument("--allow-plain-http", action="store_true", help="listen beyond loopback without TLS")
+    parser.add_argument(
+        "--client-timeout", type=float, default=15.0, help="seconds a client may be silent (15)"
+    )
+    parser.add_argument("--version", action="version", version="infini-agent %s" % VERSION)
+    options = parser.parse_args(arguments)
+    if not 0 <= options.port <= 65535:
+        fail("--port must be from 0 to 65535.")
+    if bool(options.tls_cert) != bool(options.tls_key):
+        fail("give --tls-cert and --tls-key together.")
+    return options
+
+
+def check_exposure(options: Any) -> None:
+    """Refuse to send the token in the clear over a network, unless told to."""
+    loopback = options.host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", options.host)
+    if not (loopback or options.tls_cert or options.allow_plain_http):
+        fail(
+            "%s is not a loopback address: give --tls-cert and --tls-key, "
+            "or accept unencrypted traffic with --allow-plain-http." % options.host
+        )
+
+
+def prepare_state_dir(path: str) -> str:
+    """Make the state directory ours alone and take its lock; return its real path."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        path = os.path.realpath(path)
+        os.chmod(path, 0o700)
+        write_file(os.path.join(path, "writable"), b"", durable=False)
+        os.unlink(os.path.join(path, "writable"))
+        lock = os.open(os.path.join(path, "agent.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        fail(
+            "cannot write the state directory %s: %s; name another with --state-dir." % (path, error.strerror)
+        )
+    if os.name != "nt":
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            fail("another agent already uses the state directory %s; stop it first." % path)
+    return path
+
+
+def load_token(state_dir: str, token_file: str | None) -> str:
+    """Return the token; make one of 256 bits where the state directory has none yet."""
+    path = token_file or os.path.join(state_dir, "token")
+    try:
+        if not token_file and not os.path.exists(path):
+            write_file(path, os.urandom(32).hex().encode() + b"\n", durable=True)
+        with open(path, encoding="utf-8") as file:
+            token = file.read().strip()
+    except (OSError, ValueError) as error:
+        fail("cannot read the token file %s: %s." % (path, getattr(error, "strerror", "it is not text")))
+    if len(token) < 16:
+        fail("the token in %s is shorter than 16 characters; put a long random one there." % path)
+    return token
+
+
+def load_tls(options: Any) -> Any:
+    """Return the TLS context of the options, None for plain HTTP."""
+    if not options.tls_cert:
+        return None
+    import ssl  # noqa: PLC0415 - not loaded into shims
+
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.tls_cert, options.tls_key)
+    except (OSError, ValueError) as error:
+        fail("cannot use --tls-cert and --tls-key: %s." % error)
+    return context
+
+
+def main(arguments: List[str]) -> None:
+    """Run the agent until it is told to end; instances go on without it."""
+    if arguments[:1] == ["--spawner"]:
+        return spawner_main(int(arguments[1]))
+    if arguments[:1] == ["--shim"]:
+        return windows_shim_main(json.loads(arguments[1]))
+    options = parse_options(arguments)
+    check_exposure(options)
+    tls = load_tls(options)
+    state_dir = prepare_state_dir(options.state_dir)
+    token = load_token(state_dir, options.token_file)
+    try:
+        server = make_server(options, token, tls)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        fail("cannot listen on %s port %d: %s." % (options.host, options.port, reason))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    server.agent = Agent(state_dir)
+    server.agent.start()
+    name = "[%s]" % options.host if ":" in options.host else options.host
+    print(
+        "listening on %s://%s:%d" % ("https" if tls else "http", name, server.server_address[1]), flush=True
+    )
+    server.serve_forever(poll_interval=1.0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
