@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from django.conf import settings
+from pytest_django.fixtures import SettingsWrapper
 
 from deployments import lifecycle
 from deployments.models import Instance, Operation, PortClaim, Service, Tombstone
@@ -71,6 +72,21 @@ def test_wrong_token_and_nonsense_are_told_apart(make_server: Callable[..., Serv
     reasons = {r.server_name: r.reason for r in operation.results.all()}
     assert "refuses our token" in reasons["refused"]
     assert "does not speak the agent's protocol" in reasons["liar"]
+
+
+def test_a_slow_agent_is_lost_and_the_others_go_on(
+    make_server: Callable[..., Server], make_service: Make, settings: SettingsWrapper
+) -> None:
+    settings.AGENT_TIMEOUT_SECONDS = 1.0
+    good = make_server("good")
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as silent:
+        slow = make_server("slow", agent_port=silent.getsockname()[1], agent_token="t")
+        operation = turn(lifecycle.deploy(make_service("sleep 300", good, slow), by=None))
+
+    results = {r.server_name: r for r in operation.results.all()}
+    assert (results["good"].state, results["slow"].state) == ("done", "failed")
+    assert results["slow"].reason == "The agent on slow did not answer within 1 s."
+    assert Instance.objects.get(placement__server=slow).phase == Phase.LOST  # it may have been started
 
 
 def _answer_once(listener: socket.socket, answer: bytes) -> None:
@@ -260,7 +276,9 @@ def test_environment_and_placeholders_reach_the_process(server: Server, make_ser
     turn(lifecycle.deploy(service, by=None))
 
     tail = Operation.objects.get().results.get().log_tail
-    assert f"port={settings.PORT_RANGE_FIRST + 77} host=127.0.0.1 service=a b keep={{other}} pl canary-5417 path" in tail
+    assert (
+        f"port={settings.PORT_RANGE_FIRST + 77} host=127.0.0.1 service=a b keep={{other}} pl canary-5417 path" in tail
+    )
     assert "canary-5417" not in str(list(Event.objects.values_list("data", flat=True)))
 
 
