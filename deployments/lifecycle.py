@@ -6,25 +6,21 @@ Nothing here waits for the network: steps do (deployments/steps.py), queued on c
 import re
 import secrets
 from collections.abc import Iterable
-from datetime import timedelta
 
-from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
 from deployments.claims import claim_port
-from deployments.models import Instance, Operation, OperationResult, Revision, Service
+from deployments.models import Instance, Operation, Revision, Service
+from deployments.operations import begin, open_operation, supersede
 from deployments.phases import (
     ALIVE,
     OPEN_STATES,
     OperationKind,
-    OperationState,
     Phase,
-    ResultState,
     Wanted,
 )
-from deployments.queueing import queue_step
 from infini import events
 from infini.errors import Conflict, Invalid, NotFound
 from inventory.models import Server
@@ -44,7 +40,7 @@ def deploy(service: Service, *, by: events.Actor) -> Operation:
         placements = list(service.placements.select_related("server"))
         if not any(placement.replicas for placement in placements):
             raise Invalid("This service is on no server yet; choose at least one.", code="no_servers")
-        operation = _open(service, OperationKind.DEPLOY, by=by)
+        operation = open_operation(service, OperationKind.DEPLOY, by=by)
         for placement in placements:
             have = {i.ordinal: i for i in placement.instances.all()}
             for ordinal in range(placement.replicas):
@@ -61,7 +57,7 @@ def restart(service: Service, *, by: events.Actor) -> Operation:
         instances = list(_instances(service).exclude(wanted=Wanted.GONE))
         if not instances:
             raise Conflict("Nothing of this service was ever deployed; deploy it first.", code="never_deployed")
-        operation = _open(service, OperationKind.RESTART, by=by)
+        operation = open_operation(service, OperationKind.RESTART, by=by)
         for instance in instances:
             _want_running(instance, instance.placement.server, instance.revision)
         return _begin(operation, service, Wanted.RUNNING)
@@ -71,8 +67,8 @@ def stop(service: Service, *, by: events.Actor) -> Operation:
     """End every instance. Supersedes an open operation, since stopping must always be possible."""
     with transaction.atomic():
         service = _locked(service)
-        _supersede(service, "stop")
-        operation = _open(service, OperationKind.STOP, by=by)
+        supersede(service.operations.all(), by_what="stop")
+        operation = open_operation(service, OperationKind.STOP, by=by)
         _want(_instances(service).exclude(wanted=Wanted.GONE), Wanted.STOPPED)
         return _begin(operation, service, Wanted.STOPPED)
 
@@ -88,11 +84,11 @@ def delete(service: Service, *, by: events.Actor, force: bool = False) -> Operat
         instances = list(_instances(service))
         if not force:
             _refuse_unreachable(instances)
-        _supersede(service, "delete")
+        supersede(service.operations.all(), by_what="delete")
         if not instances:
             remove_service(service, by=by)
             return None
-        operation = _open(service, OperationKind.DELETE, by=by, force=force)
+        operation = open_operation(service, OperationKind.DELETE, by=by, force=force)
         _want(instances, Wanted.GONE)
         return _begin(operation, service, Wanted.GONE)
 
@@ -115,7 +111,7 @@ def stop_local_instances() -> None:
         _want(instances, Wanted.STOPPED)
         services = {i.placement.service_id: i.placement.service for i in instances}
         for service in services.values():
-            _supersede(service, "make down")
+            supersede(service.operations.all(), by_what="make down")
             if not Instance.objects.filter(placement__service=service, wanted=Wanted.RUNNING).exists():
                 Service.objects.filter(pk=service.pk).update(wanted=Wanted.STOPPED)
             events.record("service.stopped_with_site", service, by=None)
@@ -134,46 +130,12 @@ def _instances(service: Service):  # type: ignore[no-untyped-def]
     return Instance.objects.filter(placement__service=service).select_related("placement__server", "revision")
 
 
-def _open(service: Service, kind: OperationKind, *, by: events.Actor, force: bool = False) -> Operation:
-    deadline = timezone.now() + timedelta(seconds=settings.DEPLOY_DEADLINE_SECONDS)
-    try:
-        with transaction.atomic():
-            return Operation.objects.create(service=service, kind=kind, by=by, force=force, deadline_at=deadline)
-    except IntegrityError:
-        running = service.operations.filter(state__in=OPEN_STATES).first()
-        what = running.get_kind_display().lower() if running else "another operation"
-        raise Conflict(
-            f"{service} is busy with: {what}. Wait for it, or stop the service.", code="operation_open"
-        ) from None
-
-
 def _begin(operation: Operation, service: Service, wanted: Wanted) -> Operation:
-    """Write down what is wanted, one result per instance, the event; queue the first step on commit."""
+    """Write down what is wanted and begin."""
     Service.objects.filter(pk=service.pk).update(wanted=wanted)
     service.wanted = wanted
-    OperationResult.objects.bulk_create(
-        OperationResult(
-            operation=operation,
-            instance=instance,
-            server=instance.placement.server,
-            server_name=instance.placement.server.name,
-            generation=instance.generation,
-        )
-        for instance in _instances(service)
-    )
-    events.record(f"service.{operation.kind}_asked", service, by=operation.by, data={"operation": operation.pk})
-    queue_step(operation.pk)
+    begin(operation, _instances(service))
     return operation
-
-
-def _supersede(service: Service, by_what: str) -> None:
-    """Close an open operation; its late answers count no more, because generations go on."""
-    now = timezone.now()
-    for operation in service.operations.filter(state__in=OPEN_STATES):
-        operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT]).update(state=ResultState.CANCELLED)
-        Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
-            state=OperationState.CANCELLED, finished_at=now, reason=f"Superseded by {by_what}."
-        )
 
 
 def _new_instance(service: Service, placement_id: int, revision: Revision, ordinal: int) -> Instance:

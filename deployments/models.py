@@ -126,7 +126,8 @@ class Instance(models.Model):
     """One copy of a service on one server. ``wanted`` and ``generation`` are ours to set; the rest is observed.
 
     ``generation`` grows with each thing asked of it: the agent takes none but a higher one, so that a request
-    sent twice, or late, starts nothing twice. ``acked_generation`` is the last one the agent has taken.
+    sent twice, or late, starts nothing twice. ``acked_generation`` is the last one the agent has taken,
+    ``seen_generation`` the one it last reported.
     """
 
     placement = models.ForeignKey(Placement, models.PROTECT, related_name="instances")
@@ -135,6 +136,7 @@ class Instance(models.Model):
     key = models.CharField(_("key"), max_length=64, unique=True)
     generation = models.PositiveIntegerField(default=0)
     acked_generation = models.PositiveIntegerField(default=0)
+    seen_generation = models.PositiveIntegerField(default=0)
     wanted = models.CharField(_("wanted"), max_length=10, choices=Wanted.choices, default=Wanted.RUNNING)
 
     phase = models.CharField(_("state"), max_length=10, choices=Phase.choices, default=Phase.PENDING)

@@ -20,6 +20,7 @@ from django.utils import timezone
 from deployments import graves, queueing, reports
 from deployments.models import Operation
 from deployments.phases import OPEN_STATES
+from deployments.reconcile import reconcile
 from deployments.reports import Report
 from infini.models import Lease
 from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
@@ -91,6 +92,7 @@ def _record(answered: list[Report]) -> None:
     if answered:
         reports.record_reports(answered)
         graves.visit(answered)
+        reconcile([report.server_id for report in answered if report.document is not None])
     reports.mark_lost()
     queueing.queue_due_steps()
 

@@ -44,6 +44,7 @@ class OperationKind(models.TextChoices):
     STOP = "stop", _("Stop")
     ROLL_BACK = "roll_back", _("Roll back")
     DELETE = "delete", _("Delete")
+    RECONCILE = "reconcile", _("Reconcile")
 
 
 class OperationState(models.TextChoices):

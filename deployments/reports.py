@@ -11,14 +11,14 @@ from django.utils import timezone
 
 from deployments.models import Instance, Operation
 from deployments.observations import NotAnObservation, Observation
-from deployments.phases import ALIVE, OPEN_STATES, Phase, Wanted
+from deployments.phases import ALIVE, ENDED, OPEN_STATES, Phase, Wanted
 from infini import events
 from infini.models import Event
 from inventory.models import Server
 from inventory.querysets import agent_silence_limit
 
 OLDER_RUNS = "What was deployed before still runs; the last deployment did not reach this server."
-UNKNOWN_THERE = "The agent no longer knows this instance; deploy the service again."
+UNKNOWN_THERE = "The agent does not know this instance; it is sent again."
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def record_reports(reports: list[Report]) -> None:
 
 def apply_observation(instance: Instance, seen: Observation, *, asked_at: datetime) -> bool:
     """Write ``seen`` unless something newer is known; True when it changed something. ``instance`` is as last read."""
-    columns = seen.columns()
+    columns = seen.columns() | {"seen_generation": seen.generation}
     if seen.generation < instance.generation:
         columns |= {"ready": False, "reason": OLDER_RUNS if seen.phase in ALIVE else seen.reason}
     elif seen.generation > instance.generation:
@@ -139,15 +139,19 @@ def _awaits_step(instance: Instance) -> bool:
 
 
 def _record_absence(instance: Instance, asked_at: datetime) -> bool:
-    """A fresh report without an instance that the agent once took: its process is gone, how is unknown."""
-    if instance.acked_generation == 0 or instance.phase in (Phase.STOPPED, Phase.FAILED, Phase.SUCCEEDED):
+    """A fresh report without an instance: nothing runs there, and how it ended nobody saw.
+
+    What is wanted becomes pending again, not yet taken by the agent, so that it is sent once more.
+    """
+    if instance.phase in (Phase.PENDING, *ENDED):
         return False
     wanted = instance.wanted == Wanted.RUNNING
-    phase = Phase.FAILED if wanted else Phase.STOPPED
+    phase = Phase.PENDING if wanted else Phase.STOPPED
     reason = UNKNOWN_THERE if wanted else ""
     fresh = Q(observed_at=None) | Q(observed_at__lt=asked_at)
     written = Instance.objects.filter(fresh, pk=instance.pk, generation=instance.generation).update(
-        phase=phase, ready=False, pid=None, exit_unseen=wanted, reason=reason, observed_at=asked_at
+        phase=phase, ready=False, pid=None, exit_unseen=wanted, reason=reason, observed_at=asked_at,
+        acked_generation=0 if wanted else instance.acked_generation
     )  # fmt: skip
     if written:
         _phase_event(instance, phase, reason)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from django.conf import settings
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django.fixtures import Settings
 
 from deployments import lifecycle
 from deployments.models import Instance, Operation, PortClaim, Service, Tombstone
@@ -75,7 +75,7 @@ def test_wrong_token_and_nonsense_are_told_apart(make_server: Callable[..., Serv
 
 
 def test_a_slow_agent_is_lost_and_the_others_go_on(
-    make_server: Callable[..., Server], make_service: Make, settings: SettingsWrapper
+    make_server: Callable[..., Server], make_service: Make, settings: Settings
 ) -> None:
     settings.AGENT_TIMEOUT_SECONDS = 1.0
     good = make_server("good")

@@ -106,11 +106,11 @@ def test_an_agent_ahead_of_a_restored_database_is_believed(silent_server: Server
     assert (instance.generation, instance.acked_generation, instance.ready) == (41, 41, True)
 
 
-def test_an_instance_its_agent_forgot_is_failed_with_an_unknown_exit(silent_server: Server, instance: Instance) -> None:
+def test_an_instance_its_agent_forgot_is_pending_again_its_exit_unknown(silent_server: Server, instance: Instance) -> None:
     reports.record_reports([report(silent_server)])
     instance.refresh_from_db()
-    assert (instance.phase, instance.shown_exit_code) == ("failed", "unknown")
-    assert "no longer knows" in instance.reason
+    assert (instance.phase, instance.shown_exit_code) == ("pending", "unknown")
+    assert "does not know" in instance.reason
 
 
 def test_silence_is_lost_not_stopped_and_the_next_report_restores(silent_server: Server, instance: Instance) -> None:

@@ -1,0 +1,65 @@
+"""Opening operations and closing those that something newer supersedes. Call inside the transaction of a verb."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from deployments.models import Instance, Operation, OperationResult, Service
+from deployments.phases import OPEN_STATES, OperationKind, OperationState, ResultState
+from deployments.queueing import queue_step
+from infini import events
+from infini.errors import Conflict
+
+
+def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, force: bool = False) -> Operation:
+    """The service's one open operation; raises Conflict while there is another.
+
+    What the site does by itself makes way for what a person asks.
+    """
+    if kind != OperationKind.RECONCILE:
+        supersede(service.operations.filter(kind=OperationKind.RECONCILE), by_what=kind)
+    deadline = timezone.now() + timedelta(seconds=settings.DEPLOY_DEADLINE_SECONDS)
+    try:
+        with transaction.atomic():
+            return Operation.objects.create(service=service, kind=kind, by=by, force=force, deadline_at=deadline)
+    except IntegrityError:
+        running = service.operations.filter(state__in=OPEN_STATES).first()
+        what = running.get_kind_display().lower() if running else "another operation"
+        raise Conflict(
+            f"{service} is busy with: {what}. Wait for it, or stop the service.", code="operation_open"
+        ) from None
+
+
+def begin(operation: Operation, instances: Iterable[Instance]) -> None:
+    """Write down one result per instance and the event; queue the first step on commit.
+
+    ``instances`` as they are in the database, their placement and server loaded.
+    """
+    OperationResult.objects.bulk_create(
+        OperationResult(
+            operation=operation,
+            instance=instance,
+            server=instance.placement.server,
+            server_name=instance.placement.server.name,
+            generation=instance.generation,
+        )
+        for instance in instances
+    )
+    data = {"operation": operation.pk}
+    events.record(f"service.{operation.kind}_asked", operation.service, by=operation.by, data=data)
+    queue_step(operation.pk)
+
+
+def supersede(operations: Iterable[Operation], *, by_what: str) -> None:
+    """Close those that are open; their late answers count no more, because generations go on."""
+    now = timezone.now()
+    for operation in operations:
+        closed = Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
+            state=OperationState.CANCELLED, finished_at=now, reason=f"Superseded by {by_what}."
+        )
+        if closed:
+            open_results = operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT])
+            open_results.update(state=ResultState.CANCELLED)
