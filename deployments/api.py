@@ -14,9 +14,9 @@ from rest_framework.views import APIView
 
 from deployments import lifecycle
 from deployments.asking import refresh_now
-from deployments.models import Instance, Operation, Service
+from deployments.models import Instance, Operation, Revision, Service
 from deployments.querysets import ServiceQuerySet
-from deployments.serializers import DeployLog, OperationAnswer, ServiceSerializer
+from deployments.serializers import DeployLog, OperationAnswer, RevisionSerializer, RollBackRequest, ServiceSerializer
 from infini.access import crud_needs
 from infini.errors import NotFound
 from inventory.models import Server
@@ -108,6 +108,35 @@ class Restart(Verb):
 
 class Stop(Verb):
     verb = staticmethod(lifecycle.stop)
+
+
+class RollBack(APIView):
+    needs = {"POST": DEPLOY}
+
+    @extend_schema(request=RollBackRequest, responses={202: OperationAnswer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Deploy an earlier revision: the one named, else the last that was good."""
+        asked = RollBackRequest(data=request.data)
+        asked.is_valid(raise_exception=True)
+        number = asked.validated_data.get("revision")
+        return _accepted(lifecycle.roll_back(_service(pk), by=request.user, number=number), pk)
+
+
+class RevisionList(generics.ListAPIView):
+    """Newest first, each with what it changed."""
+
+    serializer_class = RevisionSerializer
+    needs = {"GET": "deployments.view_service"}
+
+    def get_queryset(self) -> QuerySet[Revision]:
+        return Revision.objects.filter(service=_service(self.kwargs["pk"])).select_related("service", "author")
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        context = super().get_serializer_context()
+        if "pk" in self.kwargs:
+            before = {revision.number + 1: revision for revision in self.get_queryset()}
+            context["before"] = before
+        return context
 
 
 class DeployLogView(APIView):

@@ -93,7 +93,7 @@ def _tidy(operation: Operation, service: Service, failed: bool) -> None:
     ended = Instance.objects.filter(placement__service=service, wanted=Wanted.STOPPED, phase__in=ENDED)
     release_ports(ended.values_list("pk", flat=True))
     service.placements.filter(replicas=0, instances=None).delete()
-    if operation.kind == OperationKind.DEPLOY and not failed:
+    if operation.kind in (OperationKind.DEPLOY, OperationKind.ROLL_BACK) and not failed:
         Service.objects.filter(pk=service.pk).update(good_revision=service.current_revision)
     if operation.kind == OperationKind.DELETE:
         if not Instance.objects.filter(placement__service=service).exists():

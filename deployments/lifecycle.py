@@ -33,21 +33,51 @@ def deploy(service: Service, *, by: events.Actor) -> Operation:
     Raises Invalid without a command or servers, Conflict while another operation is open or a port is taken.
     """
     with transaction.atomic():
+        return _deploy(_locked(service), OperationKind.DEPLOY, by=by)
+
+
+def roll_back(service: Service, *, by: events.Actor, number: int | None = None) -> Operation:
+    """Deploy an earlier revision: the one with ``number``, else the last that was good.
+
+    Raises NotFound for a number the service never had, Conflict when there is none to return to.
+    """
+    with transaction.atomic():
         service = _locked(service)
-        revision = service.current_revision
-        if revision is None:
-            raise Invalid("This service has no deploy command yet; enter one first.", code="no_command")
-        placements = list(service.placements.select_related("server"))
-        if not any(placement.replicas for placement in placements):
-            raise Invalid("This service is on no server yet; choose at least one.", code="no_servers")
-        operation = open_operation(service, OperationKind.DEPLOY, by=by)
-        for placement in placements:
-            have = {i.ordinal: i for i in placement.instances.all()}
-            for ordinal in range(placement.replicas):
-                instance = have.pop(ordinal, None) or _new_instance(service, placement.pk, revision, ordinal)
-                _want_running(instance, placement.server, revision)
-            _want(have.values(), Wanted.GONE)
-        return _begin(operation, service, Wanted.RUNNING)
+        revision = _earlier_revision(service, number)
+        Service.objects.filter(pk=service.pk).update(current_revision=revision, version=F("version") + 1)
+        data = {"revision": [service.current_revision.number if service.current_revision else None, revision.number]}
+        service.current_revision = revision
+        events.record("service.rolled_back", service, by=by, data=data)
+        return _deploy(service, OperationKind.ROLL_BACK, by=by)
+
+
+def _earlier_revision(service: Service, number: int | None) -> Revision:
+    if number is not None:
+        found = service.revisions.filter(number=number).first()
+        if found is None:
+            raise NotFound(f"{service} has no revision {number}.")
+        return found
+    good = service.good_revision
+    if good is None or good == service.current_revision:
+        raise Conflict(f"{service} has no other revision that was ever good.", code="nothing_to_return_to")
+    return good
+
+
+def _deploy(service: Service, kind: OperationKind, *, by: events.Actor) -> Operation:
+    revision = service.current_revision
+    if revision is None:
+        raise Invalid("This service has no deploy command yet; enter one first.", code="no_command")
+    placements = list(service.placements.select_related("server"))
+    if not any(placement.replicas for placement in placements):
+        raise Invalid("This service is on no server yet; choose at least one.", code="no_servers")
+    operation = open_operation(service, kind, by=by)
+    for placement in placements:
+        have = {i.ordinal: i for i in placement.instances.all()}
+        for ordinal in range(placement.replicas):
+            instance = have.pop(ordinal, None) or _new_instance(service, placement.pk, revision, ordinal)
+            _want_running(instance, placement.server, revision)
+        _want(have.values(), Wanted.GONE)
+    return _begin(operation, service, Wanted.RUNNING)
 
 
 def restart(service: Service, *, by: events.Actor) -> Operation:

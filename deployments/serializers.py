@@ -5,9 +5,10 @@ from typing import Any
 
 from rest_framework import serializers
 
-from deployments.models import Instance, Service
+from deployments.models import Instance, Revision, Service
 from deployments.phases import DeployStatus, Phase, Wanted
 from deployments.specs import change_service, create_service
+from infini.events import difference
 from inventory.models import AIModel, Environment, Server
 
 # Names in the API -> columns of a revision.
@@ -221,6 +222,39 @@ class ResultSerializer(serializers.Serializer):
 
     def get_reason(self, result: Any) -> str:
         return result.reason or (result.instance.reason if result.instance and result.state == "sent" else "")
+
+
+class RollBackRequest(serializers.Serializer):
+    revision = serializers.IntegerField(
+        required=False, min_value=1, help_text="Its number; left out: the last that was good."
+    )
+
+
+class RevisionSerializer(serializers.ModelSerializer):
+    """One revision, and in ``changes`` what differs from the one before; secret values are never told."""
+
+    author = serializers.SlugRelatedField(slug_field="username", read_only=True)
+    current = serializers.SerializerMethodField()
+    good = serializers.SerializerMethodField()
+    changes = serializers.SerializerMethodField()
+    deploy_command = serializers.CharField(source="command")
+
+    class Meta:
+        model = Revision
+        fields = [
+            *("number", "deploy_command", "stop_command", "env", "run_as", "cwd", "probes", "port"),
+            *("author", "note", "created_at", "current", "good", "changes"),
+        ]
+
+    def get_current(self, revision: Revision) -> bool:
+        return revision.pk == revision.service.current_revision_id
+
+    def get_good(self, revision: Revision) -> bool:
+        return revision.pk == revision.service.good_revision_id
+
+    def get_changes(self, revision: Revision) -> dict[str, list[Any]]:
+        before: Revision | None = self.context["before"].get(revision.number)
+        return difference(before, revision, set(Revision.SPEC)) if before else {}
 
 
 class OperationAnswer(serializers.Serializer):

@@ -10,5 +10,7 @@ urlpatterns = [
     either_slash("api/services/<id>/deploy", api.Deploy.as_view(), "service-deploy"),
     either_slash("api/services/<id>/restart", api.Restart.as_view(), "service-restart"),
     either_slash("api/services/<id>/stop", api.Stop.as_view(), "service-stop"),
+    either_slash("api/services/<id>/roll-back", api.RollBack.as_view(), "service-roll-back"),
+    either_slash("api/services/<id>/revisions", api.RevisionList.as_view(), "service-revisions"),
     either_slash("api/services/<id>/deploy-log", api.DeployLogView.as_view(), "service-deploy-log"),
 ]

@@ -23,6 +23,7 @@ from infini.models import Versioned
 from inventory import catalogue, uploads
 from inventory.checks import check_servers
 from inventory.models import AIModel, Brand, Card, Environment, Server
+from inventory.resources import resources_of
 from inventory.serializers import (
     AIModelSerializer,
     BrandOrderSerializer,
@@ -32,6 +33,8 @@ from inventory.serializers import (
     EnvironmentSerializer,
     PictureSerializer,
     PictureUploadSerializer,
+    ResourcesSerializer,
+    ServerIdsSerializer,
 )
 from inventory.server_serializers import ServerSerializer
 from inventory.servers import readable_servers
@@ -178,6 +181,31 @@ class ServerCheckAll(APIView):
         """Ask every server now, all at once."""
         results = check_servers(Server.objects.all(), by=request.user)
         return Response(CheckResultSerializer(results, many=True).data)
+
+
+class ServerResources(APIView):
+    needs = {"GET": "inventory.view_server"}
+
+    @extend_schema(responses={200: ResourcesSerializer})
+    def get(self, request: Request, pk: str) -> Response:
+        """How busy this server is now; a figure that cannot be had is null, and ``errors`` says why."""
+        [resources] = resources_of([get_object_or_404(Server, pk=pk)])
+        return Response(ResourcesSerializer(resources).data)
+
+
+class ServersResources(APIView):
+    needs = {"POST": "inventory.view_server"}
+
+    @extend_schema(request=ServerIdsSerializer, responses={200: ResourcesSerializer(many=True)})
+    def post(self, request: Request) -> Response:
+        """The same for all servers, or those named in ``server_ids``, within 10 s."""
+        asked = ServerIdsSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        servers = Server.objects.all()
+        ids = asked.validated_data.get("server_ids")
+        if ids is not None:
+            servers = servers.filter(pk__in=ids)
+        return Response(ResourcesSerializer(resources_of(servers), many=True).data)
 
 
 class PictureUpload(APIView):

@@ -173,3 +173,22 @@ class PictureSerializer(serializers.Serializer):
 
 class PictureUploadSerializer(serializers.Serializer):
     file = serializers.FileField()
+
+
+class ServerIdsSerializer(serializers.Serializer):
+    server_ids = serializers.ListField(
+        child=serializers.IntegerField(min_value=1), required=False, allow_null=True, help_text="Left out: all."
+    )
+
+
+class ResourcesSerializer(serializers.Serializer):
+    """As ``inventory.resources.Resources``."""
+
+    server_id = serializers.IntegerField()
+    cpu_percent = serializers.FloatField(allow_null=True)
+    memory_percent = serializers.FloatField(allow_null=True)
+    disk_percent = serializers.FloatField(allow_null=True)
+    accelerators = serializers.ListField(child=serializers.DictField())
+    errors = serializers.DictField(child=serializers.CharField())
+    source = serializers.CharField()
+    observed_at = serializers.DateTimeField(allow_null=True)

@@ -18,6 +18,8 @@ urlpatterns = [
     either_slash("api/models/<id>", api.AIModelDetail.as_view(), "model"),
     either_slash("api/servers", api.ServerList.as_view(), "servers"),
     either_slash("api/servers/check-all", api.ServerCheckAll.as_view(), "servers-check"),
+    either_slash("api/servers/resources", api.ServersResources.as_view(), "servers-resources"),
     either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
     either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
+    either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
 ]

@@ -37,6 +37,8 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "servers": LIST,
     "server": DETAIL,
     "server-check": ACTION,
+    "server-resources": {"GET": VIEWER},
+    "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
     "services": LIST,
     "services-refresh-status": {"POST": VIEWER},
@@ -44,6 +46,8 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-deploy": ACTION,
     "service-restart": ACTION,
     "service-stop": ACTION,
+    "service-roll-back": ACTION,
+    "service-revisions": {"GET": VIEWER},
     "service-deploy-log": {"GET": VIEWER},
     "chat_history": {"GET": VIEWER, "POST": VIEWER, "DELETE": VIEWER},
 }

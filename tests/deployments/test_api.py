@@ -134,6 +134,29 @@ def test_each_change_of_the_command_is_a_revision_and_the_same_again_is_none(api
     assert api.patch(path, {"deploy_command": " "}, format="json").status_code == 400
 
 
+def test_rolling_back_deploys_the_last_good_revision(api: APIClient, server: Server) -> None:
+    body = {"name": "s", "server_ids": [server.pk], "deploy_command": "sleep 300"}
+    path = f"/api/services/{api.post('/api/services', body, format='json').json()['id']}"
+    turn(open_operation())
+    assert api.post(f"{path}/roll-back").json()["error"]["code"] == "nothing_to_return_to"
+    api.patch(path, {"deploy_command": "exit 9", "note": "worse"}, format="json")
+    api.post(f"{path}/deploy")
+    turn(open_operation())
+    assert api.get(path).json()["deploy_status"] == "online"
+
+    answer = api.post(f"{path}/roll-back", {}, format="json")
+
+    assert answer.status_code == 202
+    assert turn(open_operation()).kind == "roll_back"
+    now = api.get(path).json()
+    assert (now["deploy_status"], now["revision"], now["deploy_command"]) == ("deployed", 1, "sleep 300")
+    newer, older = api.get(f"{path}/revisions").json()
+    assert newer["changes"] == {"command": ["sleep 300", "exit 9"]} and newer["note"] == "worse"
+    assert (older["current"], older["good"], newer["good"]) == (True, True, False)
+    assert api.post(f"{path}/roll-back", {"revision": 7}, format="json").status_code == 404
+    assert api.post(f"{path}/roll-back", {"revision": "x"}, format="json").status_code == 400
+
+
 def test_secret_environment_values_are_write_only(api: APIClient, server: Server) -> None:
     body = {"name": "s", "deploy_command": "true", "secret_env": {"HF_TOKEN": "canary-7731"}}
     made = api.post("/api/services", body, format="json")

@@ -106,7 +106,9 @@ def test_an_agent_ahead_of_a_restored_database_is_believed(silent_server: Server
     assert (instance.generation, instance.acked_generation, instance.ready) == (41, 41, True)
 
 
-def test_an_instance_its_agent_forgot_is_pending_again_its_exit_unknown(silent_server: Server, instance: Instance) -> None:
+def test_an_instance_its_agent_forgot_is_pending_again_its_exit_unknown(
+    silent_server: Server, instance: Instance
+) -> None:
     reports.record_reports([report(silent_server)])
     instance.refresh_from_db()
     assert (instance.phase, instance.shown_exit_code) == ("pending", "unknown")
