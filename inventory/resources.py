@@ -45,17 +45,22 @@ def _resources(server: Server, answer: dict[str, Any] | AgentError | None) -> Re
         return _nothing(server, "This server has no agent access; enter its agent's token.")
     if isinstance(answer, AgentError):
         return _nothing(server, answer.message)
-    host = answer.get("host") if isinstance(answer.get("host"), dict) else {}
-    told = host.get("errors") if isinstance(host.get("errors"), dict) else {}
-    figures = {metric: _percent(host.get(metric)) for metric in METRICS}
+    host = _object(answer.get("host"))
+    told = _object(host.get("errors"))
+    figures: dict[str, Any] = {metric: _percent(host.get(metric)) for metric in METRICS}
     missing = [metric for metric, figure in figures.items() if figure is None]
     errors = {metric: str(told.get(metric) or "The agent gave no figure; ask again in a moment.") for metric in missing}
-    devices = answer.get("devices") if isinstance(answer.get("devices"), list) else []
-    return Resources(server.pk, **figures, accelerators=devices, errors=errors, observed_at=timezone.now())
+    devices = answer.get("devices")
+    accelerators = devices if isinstance(devices, list) else []
+    return Resources(server.pk, **figures, accelerators=accelerators, errors=errors, observed_at=timezone.now())
 
 
 def _nothing(server: Server, reason: str) -> Resources:
     return Resources(server.pk, errors=dict.fromkeys((*METRICS, "accelerators"), reason))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _percent(value: Any) -> float | None:
