@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F, Max, Prefetch, QuerySet
+from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
@@ -14,40 +14,14 @@ from rest_framework.views import APIView
 
 from deployments import lifecycle
 from deployments.asking import refresh_now
-from deployments.models import Instance, Operation, Revision, Service
+from deployments.documents import service_documents, service_rows
+from deployments.models import Operation, Revision, Service
 from deployments.querysets import ServiceQuerySet
 from deployments.serializers import DeployLog, OperationAnswer, RevisionSerializer, RollBackRequest, ServiceSerializer
 from infini.access import crud_needs
 from infini.errors import NotFound
-from inventory.models import Server
 
 DEPLOY = "deployments.deploy_service"
-
-
-def services() -> ServiceQuerySet:
-    """Services with all their API shows, in a number of queries that does not grow with their number."""
-    # A thousand services are many rows: each is loaded once, with the columns that are shown and no others.
-    shown_servers = Server.objects.only("name", "agent_seen_at")
-    instances = Instance.objects.annotate(revision_number=F("revision__number"))
-    return (
-        Service.objects.with_status()
-        .select_related("current_revision")
-        .prefetch_related(  # type: ignore[misc]
-            "model",
-            "environment",
-            # As plain lists: a prefetched manager would build a queryset for each row.
-            Prefetch("placements", to_attr="placed"),
-            Prefetch("placed__server", queryset=shown_servers),
-            Prefetch("placed__instances", queryset=instances, to_attr="copies"),
-            Prefetch("operations", queryset=latest_operations(), to_attr="last_operations"),
-        )
-    )
-
-
-def latest_operations() -> QuerySet[Operation]:
-    """The newest operation of each service."""
-    newest = Operation.objects.order_by().values("service").annotate(pk_max=Max("pk")).values("pk_max")
-    return Operation.objects.filter(pk__in=newest).only("service", "kind", "state", "reason")
 
 
 class ServiceList(generics.ListCreateAPIView):
@@ -55,7 +29,11 @@ class ServiceList(generics.ListCreateAPIView):
     needs = crud_needs("deployments", "service")
 
     def get_queryset(self) -> ServiceQuerySet:
-        return services()
+        return Service.objects.all()
+
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        rows = self.paginate_queryset(service_rows(self.get_queryset()))
+        return self.get_paginated_response(service_documents(rows))
 
     def perform_create(self, serializer: Any) -> None:
         """A command given at creation starts the deployment; when it cannot start, nothing is created."""
@@ -63,7 +41,6 @@ class ServiceList(generics.ListCreateAPIView):
             service = serializer.save()
             if service.current_revision and service.placements.exists() and self.request.user.has_perm(DEPLOY):
                 lifecycle.deploy(service, by=self.request.user)
-        serializer.instance = services().get(pk=service.pk)
 
 
 class ServiceDetail(generics.RetrieveUpdateDestroyAPIView):
@@ -71,10 +48,7 @@ class ServiceDetail(generics.RetrieveUpdateDestroyAPIView):
     needs = crud_needs("deployments", "service")
 
     def get_queryset(self) -> ServiceQuerySet:
-        return services()
-
-    def perform_update(self, serializer: Any) -> None:
-        serializer.instance = services().get(pk=serializer.save().pk)
+        return Service.objects.all()
 
     @extend_schema(
         parameters=[OpenApiParameter("force", bool, description="Also when servers cannot be reached.")],
@@ -166,7 +140,7 @@ class RefreshStatus(APIView):
     def post(self, request: Request) -> Response:
         """Ask the agents now, then answer as the list does."""
         refresh_now()
-        return Response(ServiceSerializer(services(), many=True).data)
+        return Response(service_documents(service_rows(Service.objects.all())))
 
 
 def _service(pk: Any) -> Service:

@@ -7,7 +7,8 @@ class DeploymentsConfig(AppConfig):
     verbose_name = _("Services")
 
     def ready(self) -> None:
-        from deployments import selectors
-        from infini.stats import register
+        from deployments import overview, selectors
+        from infini import dashboard, stats
 
-        register(selectors.counts)
+        stats.register(selectors.counts)
+        dashboard.register(overview.overview)

@@ -1,11 +1,11 @@
 """Services as the API speaks of them."""
 
-from datetime import datetime
 from typing import Any
 
 from rest_framework import serializers
 
-from deployments.models import Instance, Revision, Service
+from deployments.documents import service_documents, service_rows
+from deployments.models import Revision, Service
 from deployments.phases import DeployStatus, Phase, Wanted
 from deployments.specs import change_service, create_service
 from infini.events import difference
@@ -27,7 +27,7 @@ SPEC_FIELDS = {
 
 
 class InstanceDocument(serializers.Serializer):
-    """Describes ``instance_document`` in the schema; thousands are written at once, so the writing is plain code."""
+    """One instance inside a service, for the schema; ``deployments.documents`` writes them."""
 
     id = serializers.IntegerField()
     key = serializers.CharField()
@@ -44,45 +44,6 @@ class InstanceDocument(serializers.Serializer):
     reason = serializers.CharField()
     started_at = serializers.DateTimeField(allow_null=True)
     observed_at = serializers.DateTimeField(allow_null=True)
-
-
-def instance_document(instance: Instance) -> dict[str, Any]:
-    """One instance as the API shows it; expects its placement and server loaded and ``revision_number`` annotated."""
-    return {
-        "id": instance.pk,
-        "key": instance.key,
-        "server_id": instance.placement.server_id,
-        "server": instance.placement.server.name,
-        "revision": instance.revision_number,  # type: ignore[attr-defined]
-        "wanted": instance.wanted,
-        "phase": instance.phase,
-        "ready": instance.ready,
-        "pid": instance.pid,
-        "port": instance.port,
-        "restarts": instance.restarts,
-        "exit_code": instance.shown_exit_code,
-        "reason": instance.reason,
-        "started_at": instance.started_at,
-        "observed_at": observed_at(instance),
-    }
-
-
-def observed_at(instance: Instance) -> datetime | None:
-    """When it was last seen as it stands: unchanged rows are not rewritten, their server's last report counts."""
-    seen = instance.placement.server.agent_seen_at
-    if instance.phase in (Phase.LOST, Phase.PENDING) or seen is None or instance.observed_at is None:
-        return instance.observed_at
-    return max(seen, instance.observed_at)
-
-
-def service_reason(service: Service, instances: list[Instance]) -> str:
-    """Why a service is not (fully) running: the first reason among its instances; empty when there is none."""
-    for instance in instances:
-        if instance.reason and not (instance.wanted == Wanted.RUNNING and instance.ready):
-            return f"{instance.placement.server.name}: {instance.reason}"
-    if service.wanted == Wanted.STOPPED:
-        return "Stopped as wanted." if instances else "Never deployed."
-    return ""
 
 
 class NamedSerializer(serializers.Serializer):
@@ -168,42 +129,9 @@ class ServiceSerializer(serializers.ModelSerializer):
         return data.pop("server_ids", None), spec
 
     def to_representation(self, service: Service) -> dict[str, Any]:
-        """Expects ``with_status()`` and the prefetching of ``api.services``."""
-        placed = service.placed  # type: ignore[attr-defined]
-        placements = [p for p in placed if p.replicas]
-        instances = [i for p in placed for i in p.copies]
-        revision = service.current_revision
-        last = service.last_operations[0] if service.last_operations else None  # type: ignore[attr-defined]
-        return {
-            "id": service.pk,
-            "name": service.name,
-            "environment": service.environment.name if service.environment else None,
-            "model_id": service.model_id,
-            "model": {"id": service.model.pk, "name": service.model.name} if service.model else None,
-            "served_model": service.served_model,
-            "path_prefix": service.path_prefix,
-            "server_ids": [p.server_id for p in placements],
-            "servers": [{"id": p.server_id, "name": p.server.name} for p in placements],
-            "deploy_command": revision.command if revision else "",
-            "stop_command": revision.stop_command if revision else "",
-            "env": revision.env if revision else {},
-            "secret_env_set": bool(revision and revision.secret_env),
-            "run_as": revision.run_as if revision else "",
-            "cwd": revision.cwd if revision else "",
-            "probes": revision.probes if revision else {},
-            "port": revision.port if revision else None,
-            "revision": revision.number if revision else None,
-            "wanted": service.wanted,
-            "deploy_status": service.deploy_status,  # type: ignore[attr-defined]
-            "ready": f"{service.ready_count}/{service.wanted_count}",  # type: ignore[attr-defined]
-            "reason": service_reason(service, instances),
-            "deploy_result": {"operation_id": last.pk, "kind": last.kind, "state": last.state, "reason": last.reason}
-            if last
-            else None,
-            "instances": [instance_document(i) for i in instances],
-            "version": service.version,
-            "created_at": service.created_at,
-        }
+        """One service; lists are written by ``deployments.documents`` at once."""
+        [document] = service_documents(service_rows(Service.objects.filter(pk=service.pk)))
+        return document
 
 
 class ResultSerializer(serializers.Serializer):

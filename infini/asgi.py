@@ -1,5 +1,6 @@
 """The site as one ASGI application: the gateway before Django, whose stack costs more than all else on that path."""
 
+import gc
 import os
 from typing import Any
 
@@ -12,6 +13,10 @@ from chat import gateway  # noqa: E402
 from infini.bodies import Receive, Send, refuse_large_bodies  # noqa: E402
 
 pages_and_api = refuse_large_bodies(django_app)
+
+# What was loaded stays for good: a collection in the middle of a large list need not look at it again.
+gc.collect()
+gc.freeze()
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:

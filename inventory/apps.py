@@ -7,7 +7,8 @@ class InventoryConfig(AppConfig):
     verbose_name = _("Fleet")
 
     def ready(self) -> None:
-        from infini.stats import register
-        from inventory import selectors
+        from infini import dashboard, stats
+        from inventory import overview, selectors
 
-        register(selectors.counts)
+        stats.register(selectors.counts)
+        dashboard.register(overview.overview)

@@ -1,0 +1,156 @@
+"""The form of a service: what is wanted, where, and how it is started."""
+
+import json
+import re
+from typing import Any
+
+from django import forms
+from django.core.validators import RegexValidator
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from deployments.models import Service
+from deployments.specs import check_spec
+from infini.admin_base import (
+    BaseForm,
+    MonoTextarea,
+    SecretField,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelect2MultipleWidget,
+    UnfoldAdminTextInputWidget,
+)
+from infini.errors import InfiniError
+from inventory.models import Server
+
+# Fields of the form -> columns of a revision.
+SPEC = {
+    "deploy_command": "command",
+    "stop_command": "stop_command",
+    "env": "env",
+    "secret_env": "secret_env",
+    "run_as": "run_as",
+    "cwd": "cwd",
+    "port": "port",
+}
+_PATH_PREFIX = RegexValidator(
+    re.compile(r"^(/[A-Za-z0-9._~/-]*)?$"), _("A path begins with / and has letters, digits and . _ ~ - in it.")
+)
+_STORED = "stored"
+
+
+class EnvField(forms.JSONField):
+    """Names and texts as JSON; empty is none."""
+
+    def clean(self, value: Any) -> dict[str, str]:
+        return super().clean(value) or {}
+
+
+class SecretEnvField(SecretField):
+    """As ``EnvField``, but write-only."""
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        try:
+            return json.loads(text) if text.strip() else {}
+        except ValueError:
+            raise forms.ValidationError(gettext('Enter JSON, as {"NAME": "text"}.')) from None
+
+
+class ServiceForm(BaseForm):
+    placed_on = forms.ModelMultipleChoiceField(
+        Server.objects.all(),
+        label=_("Servers"),
+        required=False,
+        widget=UnfoldAdminSelect2MultipleWidget,
+        help_text=_("It runs once on each."),
+    )
+    deploy_command = forms.CharField(
+        label=_("Deploy command"),
+        required=False,
+        strip=False,
+        widget=MonoTextarea(rows=6),
+        help_text=_(
+            "Starts the model server and stays in the foreground. {port}, {host}, {service} and {model} are filled in, "
+            "quoted for the shell; all other braces stay as they are."
+        ),
+    )
+    stop_command = forms.CharField(
+        label=_("Stop command"),
+        required=False,
+        strip=False,
+        widget=MonoTextarea(rows=2),
+        help_text=_("Optional; without it the process group gets SIGTERM, after 5 s SIGKILL."),
+    )
+    port = forms.IntegerField(
+        label=_("Port"),
+        required=False,
+        min_value=1,
+        max_value=65535,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text=_("Empty: a free one is taken where the command asks for {port}."),
+    )
+    env = EnvField(
+        label=_("Environment variables"),
+        required=False,
+        widget=MonoTextarea(rows=3),
+        help_text=_('As JSON: {"NAME": "text"}.'),
+    )
+    secret_env = SecretEnvField(
+        label=_("Secret environment variables"),
+        lines=3,
+        help_text=_("As JSON, stored encrypted and never shown again. What you enter replaces all of them."),
+    )
+    run_as = forms.CharField(
+        label=_("Account"),
+        required=False,
+        max_length=100,
+        widget=UnfoldAdminTextInputWidget,
+        help_text=_("Optional; the account on the server that runs it, the agent's own when empty."),
+    )
+    cwd = forms.CharField(
+        label=_("Working directory"), required=False, max_length=500, widget=UnfoldAdminTextInputWidget
+    )
+    note = forms.CharField(
+        label=_("Note"),
+        required=False,
+        max_length=500,
+        widget=UnfoldAdminTextInputWidget,
+        help_text=_("Optional; why this revision."),
+    )
+
+    class Meta:
+        model = Service
+        fields = ["name", "model", "environment", "served_model", "path_prefix"]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "path_prefix" in self.fields:
+            self.fields["path_prefix"].validators.append(_PATH_PREFIX)
+            self.fields["path_prefix"].required = False
+        if self.instance.pk:
+            self.initial = {**self.initial, **_stored(self.instance)}
+
+    def clean(self) -> dict[str, Any] | None:
+        super().clean()
+        if not self.errors:
+            try:
+                check_spec(self.spec(changed_only=False))
+            except InfiniError as error:
+                self.show(error)
+        return self.cleaned_data
+
+    def spec(self, *, changed_only: bool) -> dict[str, Any]:
+        """The part of the form that a revision keeps; an untouched secret is not in it."""
+        names = [name for name in SPEC if name in self.cleaned_data]
+        taken = [n for n in names if n in self.changed_data or not (changed_only or n == "secret_env")]
+        spec = {SPEC[name]: self.cleaned_data[name] for name in taken}
+        return spec | ({"note": self.cleaned_data["note"]} if self.cleaned_data.get("note") else {})
+
+
+def _stored(service: Service) -> dict[str, Any]:
+    revision = service.current_revision
+    placed = service.placements.filter(replicas__gt=0).values_list("server_id", flat=True)
+    if revision is None:
+        return {"placed_on": list(placed)}
+    spec = {name: getattr(revision, column) for name, column in SPEC.items() if name != "secret_env"}
+    return spec | {"placed_on": list(placed), "secret_env": _STORED if revision.secret_env else ""}

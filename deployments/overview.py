@@ -1,0 +1,105 @@
+"""The services' part of the overview: what is wrong first."""
+
+from collections import Counter
+from typing import Any
+
+from django.db.models import Count, Prefetch, Q
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from deployments.models import Instance, Operation, Placement, Service
+from deployments.phases import OPEN_STATES, Phase, Wanted
+from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
+from infini.dashboard import Problem, Section, Step, Tile
+from infini.display import BAD, BUSY, GOOD, QUIET, url_or_none
+
+SHOWN = 20
+
+
+def overview(request: HttpRequest) -> Section:
+    if not request.user.has_perm("deployments.view_service"):
+        return Section()
+    ranked = with_standing(Service.objects.all())
+    by_standing = Counter(standing_of(service) for service in ranked.only("pk"))
+    problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
+    return Section(tiles=_tiles(by_standing), problems=problems, steps=_steps(request, by_standing))
+
+
+def _tiles(by_standing: Counter[Standing]) -> list[Tile]:
+    url = reverse("admin:deployments_service_changelist")
+    total, running = sum(by_standing.values()), by_standing[Standing.RUNNING]
+    wrong = sum(by_standing[word] for word in WRONG)
+    detail = ", ".join(f"{by_standing[word]} {str(word.label).lower()}" for word in WRONG if by_standing[word])
+    open_operations = Operation.objects.filter(state__in=OPEN_STATES).count()
+    operations = f"{reverse('admin:deployments_operation_changelist')}?state=open"
+    return [
+        Tile(
+            _("Services running"),
+            f"{running}/{total}",
+            f"{url}?status={Standing.RUNNING}",
+            "deployed_code",
+            role=GOOD if running else QUIET,
+        ),
+        Tile(_("Need you"), str(wrong), f"{url}?status=wrong", "error", detail, BAD if wrong else QUIET),
+        _instances_tile(url),
+        Tile(
+            _("Operations open"),
+            str(open_operations),
+            operations,
+            "published_with_changes",
+            role=BUSY if open_operations else QUIET,
+        ),
+    ]
+
+
+def _instances_tile(url: str) -> Tile:
+    wanted = Instance.objects.filter(wanted=Wanted.RUNNING)
+    counts = wanted.aggregate(total=Count("pk"), ready=Count("pk", filter=Q(phase=Phase.RUNNING, ready=True)))
+    role = GOOD if counts["ready"] else QUIET
+    return Tile(_("Instances ready"), f"{counts['ready']}/{counts['total']}", url, "widgets", role=role)
+
+
+def _problems(ranked: Any) -> list[Problem]:
+    wrong = ranked.filter(rank__in=[rank_of(standing) for standing in WRONG]).order_by("rank", "name")
+    ids = list(wrong.values_list("pk", flat=True)[:SHOWN])
+    placements = Placement.objects.select_related("server").only("service", "server__name")
+    with_instances = Prefetch("placements", queryset=placements.prefetch_related("instances"))
+    rows = with_standing(Service.objects.with_status()).filter(pk__in=ids).prefetch_related(with_instances)
+    return [_problem(service) for service in rows]
+
+
+def _problem(service: Any) -> Problem:
+    url = reverse("admin:deployments_service_page", args=[service.pk])
+    return Problem(service.name, service_chip(service), reason_of(service), url, 4 - service.rank)
+
+
+def reason_of(service: Any) -> str:
+    """The first reason among its instances, with the server it comes from."""
+    for placement in service.placements.all():
+        for instance in placement.instances.all():
+            if instance.reason and not (instance.wanted == Wanted.RUNNING and instance.ready):
+                return f"{placement.server.name}: {instance.reason}"
+    return ""
+
+
+def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:
+    placed = "placements__instances__"
+    ready = Service.objects.filter(**{f"{placed}ready": True, f"{placed}wanted": Wanted.RUNNING}).first()
+    may_add = request.user.has_perm("deployments.add_service")
+    return [
+        Step(
+            _("Deploy a service"),
+            _("Choose servers and the command that starts the model server there."),
+            reverse("admin:deployments_service_add") if may_add else None,
+            _("Add service"),
+            ready is not None,
+        ),
+        Step(
+            _("Talk to it"),
+            _("Once an instance is ready, its page has a chat."),
+            url_or_none("chat_page", ready.pk) if ready else None,
+            _("Chat"),
+            False,  # not known here; the guide ends with the step before
+        ),
+    ]

@@ -1,0 +1,377 @@
+"""What every admin here shares, and the only module that imports unfold: writes through ``infini.records``,
+errors of verbs as messages and form errors, secrets never shown, object pages, actions only by POST.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.views.main import ORDER_VAR
+from django.core.exceptions import PermissionDenied
+from django.db import models
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.text import capfirst
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RelatedDropdownFilter
+from unfold.decorators import display
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.views import ChangeList
+from unfold.widgets import (
+    CHECKBOX_CLASSES,
+    INPUT_CLASSES,
+    TEXTAREA_CLASSES,
+    UnfoldAdminFileFieldWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelect2MultipleWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+)
+
+from infini import extras, records
+from infini.admin_verbs import Verb, VerbsAdmin, names_of
+from infini.display import ABSENT
+from infini.errors import InfiniError, StaleVersion
+from infini.fields import EncryptedTextField
+
+__all__ = [
+    "AdminPasswordChangeForm",
+    "BaseAdmin",
+    "BaseForm",
+    "ChoicesDropdownFilter",
+    "DropdownFilter",
+    "ModelAdmin",
+    "MonoTextarea",
+    "PagedAdmin",
+    "RecordAdmin",
+    "RelatedDropdownFilter",
+    "SecretField",
+    "UnfoldAdminFileFieldWidget",
+    "UnfoldAdminIntegerFieldWidget",
+    "UnfoldAdminSelect2MultipleWidget",
+    "UnfoldAdminSelectWidget",
+    "UnfoldAdminTextInputWidget",
+    "UserChangeForm",
+    "UserCreationForm",
+    "display",
+]
+
+
+class MonoTextarea(UnfoldAdminTextareaWidget):
+    """For commands and JSON."""
+
+    def __init__(self, rows: int = 4) -> None:
+        super().__init__({"rows": rows, "class": "mono", "spellcheck": "false", "autocapitalize": "off"})
+
+
+class SecretInput(forms.Widget):
+    """Write-only: whatever is stored, only the fact that it is stored reaches the page."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None, *, lines: int = 1) -> None:
+        super().__init__(attrs)
+        self.lines = lines
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        stored = bool(value)
+        hint = gettext("Stored; leave empty to keep it") if stored else gettext("Not set")
+        identity = (attrs or {}).get("id", f"id_{name}")
+        described = (attrs or {}).get("aria-describedby", "")
+        if self.lines > 1:
+            box = format_html(
+                '<textarea name="{}" id="{}" rows="{}" class="mono {}" placeholder="{}" autocomplete="off" '
+                'spellcheck="false" aria-describedby="{}"></textarea>',
+                *(name, identity, self.lines, " ".join(TEXTAREA_CLASSES), hint, described),
+            )
+        else:
+            box = format_html(
+                '<input type="password" name="{}" id="{}" class="{}" placeholder="{}" autocomplete="new-password" '
+                'aria-describedby="{}">',
+                *(name, identity, " ".join(INPUT_CLASSES), hint, described),
+            )
+        if not stored:
+            return box
+        return format_html(
+            '{}<label class="secret-remove"><input type="checkbox" name="{}-remove" class="{}"> {}</label>',
+            *(box, name, " ".join(CHECKBOX_CLASSES), gettext("Remove what is stored")),
+        )
+
+    def value_from_datadict(self, data: Any, files: Any, name: str) -> str | None:
+        """None keeps what is stored."""
+        if data.get(f"{name}-remove"):
+            return ""
+        return data.get(name) or None
+
+    def value_omitted_from_data(self, data: Any, files: Any, name: str) -> bool:
+        return False
+
+
+class SecretField(forms.CharField):
+    """A secret: empty input keeps the stored value, which is never sent to the page."""
+
+    def __init__(self, *, lines: int = 1, **options: Any) -> None:
+        super().__init__(**{"required": False, "strip": False, "widget": SecretInput(lines=lines), **options})
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return data is not None and data != (initial or "")
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """A form shown again tells what is stored, not what was typed."""
+        return initial
+
+    def _clean_bound_field(self, bound: Any) -> Any:
+        return (bound.initial or "") if bound.data is None else self.clean(bound.data)
+
+
+class BaseForm(forms.ModelForm):
+    """A form that carries the version its editor saw and shows what a verb refused."""
+
+    seen_version = forms.IntegerField(required=False, widget=forms.HiddenInput)
+    request: HttpRequest | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["seen_version"].initial = getattr(self.instance, "version", None)
+
+    def clean(self) -> dict[str, Any] | None:
+        cleaned = super().clean()
+        self._refuse_taken_name()
+        refusal = getattr(self.request, "refusal", None)
+        if refusal is not None:
+            self.show(refusal)
+        return cleaned
+
+    def show(self, error: InfiniError) -> None:
+        """Put a verb's refusal where its field is; what belongs to no field of ours stands above."""
+        placed = False
+        for name, texts in error.fields.items():
+            target = name if name in self.fields else name.removesuffix("_id")
+            if target in self.fields:
+                self.add_error(target, texts)
+                placed = True
+        if not placed:
+            self.add_error(None, error.message)
+
+    def _refuse_taken_name(self) -> None:
+        """Said at the field, before the database's constraint says it less kindly."""
+        name = self.cleaned_data.get("name")
+        model = self._meta.model
+        folded = any(c.name.endswith("_name_unique") for c in model._meta.constraints)
+        if not name or not folded:
+            return
+        clash = model._default_manager.filter(name__iexact=name)
+        if clash.exclude(pk=self.instance.pk).exists():
+            self.add_error(
+                "name", gettext("A %(kind)s with this name exists already.") % {"kind": model._meta.verbose_name}
+            )
+
+
+class PageChangeList(ChangeList):
+    """Rows lead to their object's page, where there is one; the list may be ordered by what it reckons itself."""
+
+    def _get_default_ordering(self) -> Sequence[str]:
+        return self.model_admin.list_ordering or super()._get_default_ordering()
+
+    def get_results(self, request: HttpRequest) -> None:
+        """First which rows, then all about them: sorting thousands must not reckon the columns of each."""
+        self.result_list: Any
+        super().get_results(request)
+        ids = list(self.result_list.values_list("pk", flat=True))
+        rows = self.apply_select_related(self.root_queryset).order_by().in_bulk(ids)
+        self.result_list = [rows[pk] for pk in ids if pk in rows]
+
+    def get_ordering_field_columns(self) -> dict[int, str]:
+        """Marks columns only when a person has sorted by them."""
+        return super().get_ordering_field_columns() if ORDER_VAR in self.params else {}
+
+    def url_for_result(self, result: Model) -> str:
+        if self.model_admin.page_template:
+            return self.model_admin.page_url(result)
+        return super().url_for_result(result)
+
+
+class BaseAdmin(VerbsAdmin, ModelAdmin):
+    """Lists and pages alike; writes nothing by itself."""
+
+    list_per_page = 50
+    empty_value_display = ABSENT
+    list_max_show_all = 200
+    list_filter_submit = True
+    list_fullwidth = True
+    warn_unsaved_form = True
+    compressed_fields = False
+    page_template: str | None = None
+    list_ordering: Sequence[str] = ()  # unlike ``ordering`` it stays this list's own: filters elsewhere do not take it
+    empty_text: Any = ""
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return PageChangeList
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet:
+        rows = self.annotated(request, self.model._default_manager.get_queryset())
+        for column in extras.columns(self.opts.label_lower):
+            rows = column.annotate(rows)
+        ordering = self.get_ordering(request)
+        return rows.order_by(*ordering) if ordering else rows
+
+    def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
+        """What this person sees of ``rows``, with all that columns, filters and the order of the list ask for."""
+        return rows
+
+    def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
+        return (*super().get_list_display(request), *(c.show for c in extras.columns(self.opts.label_lower)))
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if request.method == "POST":
+            self.refuse_foreign_action(request)
+        return super().changelist_view(request, {"empty_text": self.empty_text, **(extra_context or {})})
+
+    # The timeline is the one record of what was done; Django's own log stays empty.
+
+    def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
+    def log_deletions(self, request: HttpRequest, queryset: Any) -> Any: ...
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        if row is None:
+            raise Http404
+        about = f"subject_kind__exact={self.opts.model_name}&subject_id__exact={row.pk}"
+        return HttpResponseRedirect(f"{reverse('admin:infini_event_changelist')}?{about}")
+
+
+class PagedAdmin(BaseAdmin):
+    """With an object's page at ``<id>/``; Django's form is at ``<id>/change/``."""
+
+    def get_urls(self) -> list[URLPattern]:
+        page = self.admin_site.admin_view(self.page_view)
+        name = f"{self.opts.app_label}_{self.opts.model_name}_page"
+        return [path("<int:pk>/", page, name=name), *self.verb_urls(), *super().get_urls()]
+
+    def page_url(self, row: Model) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[row.pk])
+
+    def page_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        row = self.page_queryset(request).filter(pk=pk).first()
+        if row is None:
+            raise Http404
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(row),
+            "opts": self.opts,
+            "original": row,
+            "row": row,
+            "buttons": self.buttons(request, row),
+            "edit_url": self._edit_url(request, row),
+            "parts": extras.parts(self.opts.label_lower, request, row),
+            "live_seconds": 5,
+            **self.page_context(request, row),
+        }
+        return TemplateResponse(request, self.page_template or "pages/object.html", context)
+
+    def page_queryset(self, request: HttpRequest) -> QuerySet:
+        return self.get_queryset(request)
+
+    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return {}
+
+    def _edit_url(self, request: HttpRequest, row: Model) -> str | None:
+        if not self.has_change_permission(request, row):
+            return None
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[row.pk])
+
+    def response_post_save_add(self, request: HttpRequest, obj: Model) -> HttpResponse:
+        return HttpResponseRedirect(self.page_url(obj))
+
+    response_post_save_change = response_post_save_add
+
+
+class RecordAdmin(BaseAdmin):
+    """For rows people edit: created, changed and removed by ``infini.records``, with their version."""
+
+    form = BaseForm
+    remove: Callable[..., object] = staticmethod(records.remove)
+    removed_effect: Any = _("They are deleted for good. What still needs one of them keeps it.")
+
+    @cached_property
+    def remove_verb(self) -> Verb:
+        return Verb(
+            name="delete_selected",
+            label=_("Delete"),
+            icon="delete",
+            permission=f"{self.opts.app_label}.delete_{self.opts.model_name}",
+            done=lambda rows: gettext("Deleted: %(names)s.") % {"names": names_of(rows)},
+            run=lambda row, by: type(self).remove(row, by=by),
+            effect=self.removed_effect,
+            danger=True,
+            away=True,
+        )
+
+    def all_verbs(self) -> Sequence[Verb]:
+        return [*self.verbs, self.remove_verb]
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        form = super().get_form(request, obj, change=change, **kwargs)
+        return type(form.__name__, (form,), {"request": request, "__module__": form.__module__})
+
+    def formfield_for_dbfield(self, db_field: models.Field, request: HttpRequest, **kwargs: Any) -> Any:
+        if isinstance(db_field, EncryptedTextField):
+            lines = 6 if db_field.name == "private_key" else 1
+            return SecretField(label=capfirst(db_field.verbose_name), help_text=db_field.help_text, lines=lines)
+        if isinstance(db_field, models.JSONField):
+            kwargs["widget"] = MonoTextarea()
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> Any:
+        """What a verb refuses while saving comes back as errors of the form, with the input kept."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except InfiniError as error:
+            if isinstance(error, StaleVersion):
+                error.message += " " + gettext("Your input is kept below; copy what you need, then open the page anew.")
+            request.refusal = error  # type: ignore[attr-defined]
+            return super().changeform_view(request, object_id, form_url, extra_context)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Only what the editor changed is written: columns others observe meanwhile stay as they are."""
+        by: Any = request.user
+        names = {field.name for field in obj._meta.many_to_many}
+        many = {name: form.cleaned_data[name] for name in names & set(form.cleaned_data)}
+        if not change:
+            records.create(obj, by=by, many=many)
+            return
+        columns = {field.name for field in obj._meta.concrete_fields} & self.changed_columns(form)
+        records.change(obj, columns, by=by, version=form.cleaned_data.get("seen_version"), many=many)
+
+    def changed_columns(self, form: Any) -> set[str]:
+        return set(form.changed_data)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        """Many-to-many is written by the verb; there are no inlines."""
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        try:
+            return super().delete_view(request, object_id, extra_context)
+        except InfiniError as error:
+            messages.error(request, error.message)
+            return HttpResponseRedirect(request.get_full_path().removesuffix("delete/"))
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        type(self).remove(obj, by=request.user)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        """Row by row through the verb, since a bulk delete would skip it."""
+        for row in queryset:
+            self.delete_model(request, row)

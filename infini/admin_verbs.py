@@ -1,0 +1,176 @@
+"""Verbs in the admin: one declaration gives the button on an object's page and the action of its list.
+
+Both are POST with a CSRF token; nothing of it ever happens on GET. What has an effect worth a thought is confirmed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.translation import gettext as _
+
+from infini.errors import InfiniError
+
+CONFIRMED = "confirmed"
+NAMES_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Something done to rows. ``run(row, by=)`` does it to one and raises InfiniError; ``run_all`` to many at once.
+
+    ``done`` says it in a sentence about the names; ``effect`` is what a person confirms first.
+    ``refused`` tells why a row cannot take it now: its button is then disabled, with the reason beside it.
+    """
+
+    name: str
+    label: Any
+    icon: str
+    permission: str | None
+    done: Callable[[Sequence[Model]], str]
+    run: Callable[..., object] | None = None
+    run_all: Callable[..., object] | None = None
+    effect: Any = ""
+    danger: bool = False
+    primary: bool = False
+    forceable: bool = False
+    refused: Callable[[Any], str] = lambda row: ""
+    away: bool = False  # the row may be gone afterwards: back to the list
+
+    def allowed(self, user: Any) -> bool:
+        return self.permission is None or user.has_perm(self.permission)
+
+
+def names_of(rows: Sequence[Model]) -> str:
+    """``a, b and 3 more``"""
+    names = [str(row) for row in rows[:NAMES_SHOWN]]
+    more = len(rows) - len(names)
+    shown = ", ".join(names)
+    return _("%(names)s and %(n)d more") % {"names": shown, "n": more} if more else shown
+
+
+class VerbsAdmin:
+    """For a ModelAdmin whose ``verbs`` are its only actions."""
+
+    verbs: Sequence[Verb] = ()
+    model: Any
+    admin_site: Any
+    opts: Any
+
+    def verbs_for(self, request: HttpRequest) -> list[Verb]:
+        return [verb for verb in self.all_verbs() if verb.allowed(request.user)]
+
+    def all_verbs(self) -> Sequence[Verb]:
+        return self.verbs
+
+    # On the list
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        return {verb.name: (partial(_bulk, verb), verb.name, verb.label) for verb in self.verbs_for(request)}
+
+    def refuse_foreign_action(self, request: HttpRequest) -> None:
+        """An action that exists and is not this person's is refused, not overlooked."""
+        asked = request.POST.get("action")
+        if asked in {verb.name for verb in self.all_verbs()} - {verb.name for verb in self.verbs_for(request)}:
+            raise PermissionDenied
+
+    # On an object's page
+
+    def verb_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.verb_view)
+        return [path("<int:pk>/do/<slug:name>/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_do")]
+
+    def verb_view(self, request: HttpRequest, pk: int, name: str) -> HttpResponse:
+        verb = next((verb for verb in self.all_verbs() if verb.name == name), None)
+        row = self.get_queryset(request).filter(pk=pk).first()  # type: ignore[attr-defined]
+        if verb is None or row is None:
+            raise Http404
+        if not verb.allowed(request.user):
+            raise PermissionDenied
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[pk])
+        if verb.effect and CONFIRMED not in request.POST:
+            return confirm(self, request, verb, [row], back=page)
+        done = do(request, verb, [row])
+        gone = verb.away and done and not self.get_queryset(request).filter(pk=pk).exists()  # type: ignore[attr-defined]
+        return HttpResponseRedirect(_list_url(self) if gone else page)
+
+    def buttons(self, request: HttpRequest, row: Model) -> list[dict[str, Any]]:
+        """What a page shows of each verb its viewer may use."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_do"
+        return [
+            {"verb": verb, "url": reverse(name, args=[row.pk, verb.name]), "refused": verb.refused(row)}
+            for verb in self.verbs_for(request)
+        ]
+
+
+def _bulk(verb: Verb, model_admin: Any, request: HttpRequest, rows: QuerySet) -> HttpResponse | None:
+    chosen = list(rows)
+    if verb.effect and CONFIRMED not in request.POST:
+        return confirm(model_admin, request, verb, chosen, back=request.get_full_path())
+    do(request, verb, chosen)
+    return None
+
+
+def do(request: HttpRequest, verb: Verb, rows: Sequence[Model]) -> bool:
+    """Do it, and tell what came of it; False when some row refused. One refusal does not keep the others."""
+    by: Any = request.user
+    rows = _whole(rows)
+    refused: list[str] = []
+    done: list[Model] = []
+    if verb.run_all:
+        verb.run_all(rows, by=by)
+        done = list(rows)
+    for row in rows if verb.run else ():
+        try:
+            force = {"force": "force" in request.POST} if verb.forceable else {}
+            verb.run(row, by=by, **force)  # type: ignore[misc]
+            done.append(row)
+        except InfiniError as error:
+            refused.append(error.message if len(rows) == 1 else f"{row}: {error.message}")
+    if done:
+        messages.success(request, verb.done(done))
+    for sentence in refused[:NAMES_SHOWN]:
+        messages.error(request, sentence)
+    if len(refused) > NAMES_SHOWN:
+        messages.error(request, _("%(n)d more were refused.") % {"n": len(refused) - NAMES_SHOWN})
+    return not refused
+
+
+def _whole(rows: Sequence[Model]) -> list[Model]:
+    """The rows with all their columns: lists leave some out, which a verb may read where no query can be made."""
+    if not rows:
+        return []
+    found = type(rows[0])._default_manager.in_bulk([row.pk for row in rows])
+    return [found[row.pk] for row in rows if row.pk in found]
+
+
+def confirm(model_admin: Any, request: HttpRequest, verb: Verb, rows: Sequence[Model], *, back: str) -> HttpResponse:
+    """The page that names what will happen, to what; its form posts to where it came from."""
+    kept = [(key, value) for key in ("action", "select_across", "index") for value in request.POST.getlist(key)]
+    kept += [(ACTION_CHECKBOX_NAME, str(value)) for value in request.POST.getlist(ACTION_CHECKBOX_NAME)]
+    context = {
+        **model_admin.admin_site.each_context(request),
+        "title": f"{verb.label}: {names_of(rows)}",
+        "opts": model_admin.opts,
+        "verb": verb,
+        "rows": rows[:NAMES_SHOWN],
+        "count": len(rows),
+        "more": max(0, len(rows) - NAMES_SHOWN),
+        "kept": kept,
+        "back": back,
+    }
+    return TemplateResponse(request, "admin/confirm.html", context)
+
+
+def _list_url(model_admin: Any) -> str:
+    return reverse(f"admin:{model_admin.opts.app_label}_{model_admin.opts.model_name}_changelist")

@@ -1,0 +1,128 @@
+"""How pages show a state, a share, a moment: one shape each, always with a word and never by colour alone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
+
+ABSENT = "–"
+GOOD, BUSY, WARN, BAD, QUIET = "good", "busy", "warn", "bad", "quiet"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A state: icon, word, colour by ``role``, and what it means as tooltip."""
+
+    word: str
+    role: str
+    icon: str
+    title: str = ""
+
+    def __str__(self) -> SafeString:
+        return format_html(
+            '<span class="chip chip-{}" title="{}"><span class="material-symbols-outlined" aria-hidden="true">{}</span>'
+            '<span class="chip-word">{}</span></span>',
+            self.role,
+            self.title,
+            self.icon,
+            self.word,
+        )
+
+    __html__ = __str__
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share of 100 with its number; orange and red from the limits on. ``percent`` None is a dash with the reason."""
+
+    label: str
+    percent: float | None
+    detail: str = ""
+    limits: tuple[float, float] = (90, 98)
+    stale: bool = False
+    reason: str = ""
+
+    @property
+    def role(self) -> str:
+        if self.percent is None or self.percent < self.limits[0]:
+            return BUSY
+        return BAD if self.percent >= self.limits[1] else WARN
+
+    def __str__(self) -> SafeString:
+        if self.percent is None:
+            return format_html('<span class="absent" title="{}">{}</span>', self.reason, ABSENT)
+        return format_html(
+            '<span class="bar bar-{}{}"><progress max="100" value="{}" aria-label="{}"></progress>'
+            '<span class="bar-number">{}%</span></span>',
+            self.role,
+            " is-stale" if self.stale else "",
+            round(self.percent),
+            self.label,
+            round(self.percent),
+        )
+
+    __html__ = __str__
+
+
+def ago(moment: datetime | None) -> SafeString:
+    """``4 s ago``, kept up to date by age.js; the exact time as tooltip; a dash when there is none."""
+    if moment is None:
+        return mark_safe(f'<span class="absent">{ABSENT}</span>')  # noqa: S308  (a constant)
+    exact = timezone.localtime(moment)
+    return format_html(
+        '<time datetime="{}" title="{}" data-age>{}</time>',
+        exact.isoformat(timespec="seconds"),
+        f"{exact:%Y-%m-%d %H:%M:%S %Z}",
+        ago_text(moment),
+    )
+
+
+def ago_text(moment: datetime) -> str:
+    age = timezone.now() - moment
+    seconds = max(0, int(age.total_seconds()))
+    if seconds < 60:
+        return _("%(n)d s ago") % {"n": seconds}
+    if seconds < 3600:
+        return _("%(n)d min ago") % {"n": seconds // 60}
+    if age < timedelta(days=1):
+        return _("%(n)d h ago") % {"n": seconds // 3600}
+    return f"{timezone.localtime(moment):%Y-%m-%d %H:%M}"
+
+
+def number(value: float | int | None, unit: str = "") -> SafeString:
+    """Right-aligned, tabular digits; a dash when nobody publishes it."""
+    if value is None:
+        return format_html('<span class="num absent" title="{}">{}</span>', _("Not published"), ABSENT)
+    shown = f"{value:,.10g}" if isinstance(value, float) else f"{value:,}"
+    return format_html('<span class="num">{}{}</span>', shown, f" {unit}" if unit else "")
+
+
+def link(url: str | None, text: Any) -> SafeString:
+    return format_html('<a class="link" href="{}">{}</a>', url, text) if url else format_html("{}", text)
+
+
+def links(pairs: Iterable[tuple[str, Any]]) -> SafeString:
+    joined = format_html_join(", ", '<a class="link" href="{}">{}</a>', pairs)
+    return format_html("<span>{}</span>", joined) if joined else joined
+
+
+def gib(amount: float | int | None) -> str:
+    """Bytes as GiB: one decimal below a hundred."""
+    if amount is None:
+        return ABSENT
+    value = amount / 1024**3
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def url_or_none(name: str, *args: Any) -> str | None:
+    """The address of a page that another app may not have."""
+    try:
+        return reverse(name, args=args)
+    except NoReverseMatch:
+        return None

@@ -1,0 +1,32 @@
+"""Events and ages in templates."""
+
+from datetime import datetime
+
+from django import template
+from django.utils.safestring import SafeString
+
+from infini.display import ago
+from infini.models import Event
+from infini.timeline import event_text, subject_url
+
+register = template.Library()
+
+
+@register.simple_tag
+def event_link(event: Event) -> str:
+    return subject_url(event) or ""
+
+
+@register.simple_tag
+def event_says(event: Event) -> str:
+    return event_text(event)
+
+
+@register.simple_tag
+def event_age(event: Event) -> SafeString:
+    return ago(event.at)
+
+
+@register.filter
+def age(moment: datetime | None) -> SafeString:
+    return ago(moment)

@@ -1,0 +1,72 @@
+"""Reading the timeline: who may see which events, and where each one's subject is found."""
+
+from typing import Any
+
+from django.db.models import Model, Q, QuerySet
+
+from infini.display import ABSENT, url_or_none
+from infini.models import Event
+
+# Whose permission an event about people and their keys takes; their own is everybody's.
+_GUARDED = {"apikey": "infini.view_apikey", "user": "infini.view_user", "group": "auth.view_group"}
+_APPS = {
+    "environment": "inventory",
+    "brand": "inventory",
+    "card": "inventory",
+    "aimodel": "inventory",
+    "server": "inventory",
+    "service": "deployments",
+    "operation": "deployments",
+    "user": "infini",
+    "apikey": "infini",
+}
+FACT_MAX_CHARS = 120
+_WITH_PAGE = ("server", "service", "operation")
+
+
+def visible_events(user: Any) -> QuerySet[Event]:
+    """Events this person may read: those about other people and their keys only with the permission for them."""
+    hidden = [kind for kind, permission in _GUARDED.items() if not user.has_perm(permission)]
+    events = Event.objects.all()
+    return events.filter(~Q(subject_kind__in=hidden) | Q(actor=user)) if hidden else events
+
+
+def events_about(user: Any, row: Model, count: int = 10) -> list[Event]:
+    about = visible_events(user).filter(subject_kind=row._meta.model_name, subject_id=str(row.pk))
+    return list(about[:count])
+
+
+def subject_url(event: Event) -> str | None:
+    """The page of what an event tells of; it may be gone by now."""
+    app = _APPS.get(event.subject_kind)
+    if app is None or event.kind.endswith(".deleted"):
+        return None
+    page = "page" if event.subject_kind in _WITH_PAGE else "change"
+    return url_or_none(f"admin:{app}_{event.subject_kind}_{page}", event.subject_id)
+
+
+def event_text(event: Event) -> str:
+    """What it says beyond its kind: ``column: old → new`` of each difference, other facts as they are."""
+    if event.kind.endswith((".created", ".changed")):
+        said = ((name, _difference(*pair)) for name, pair in event.data.items() if _is_pair(pair))
+    else:
+        said = ((name, _fact(fact)) for name, fact in event.data.items())
+    return "; ".join(f"{name}: {text}" for name, text in said if text and name not in ("id", "version"))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _difference(old: Any, new: Any) -> str:
+    before, after = _fact(old), _fact(new)
+    if not before:
+        return after
+    return f"{before} → {after or ABSENT}"
+
+
+def _fact(value: Any) -> str:
+    if value in (None, "", [], {}):
+        return ""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= FACT_MAX_CHARS else f"{text[:FACT_MAX_CHARS]}…"

@@ -1,0 +1,95 @@
+"""The admin's look and navigation: what unfold reads from its one setting."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.http import HttpRequest
+from django.templatetags.static import static
+from django.urls import reverse_lazy
+from django.utils.translation import gettext_lazy as _
+
+
+def _may(permission: str) -> Callable[[HttpRequest], bool]:
+    return lambda request: request.user.has_perm(permission)
+
+
+def _file(path: str) -> Callable[[HttpRequest], str]:
+    return lambda request: static(path)
+
+
+def _item(title: Any, icon: str, page: str, permission: str | None = None) -> dict[str, Any]:
+    item: dict[str, Any] = {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{page}")}
+    return item | {"permission": _may(permission)} if permission else item
+
+
+def _list(title: Any, icon: str, app: str, model: str) -> dict[str, Any]:
+    return _item(title, icon, f"{app}_{model}_changelist", f"{app}.view_{model}")
+
+
+def navigation(request: HttpRequest) -> list[dict[str, Any]]:
+    """The groups by what people do; an item nobody may open is absent."""
+    return [
+        {"items": [_item(_("Overview"), "dashboard", "index")]},
+        {
+            "title": _("Fleet"),
+            "items": [
+                _list(_("Servers"), "dns", "inventory", "server"),
+                _list(_("Brands"), "sell", "inventory", "brand"),
+                _list(_("Cards"), "memory", "inventory", "card"),
+                _list(_("Environments"), "workspaces", "inventory", "environment"),
+            ],
+        },
+        {
+            "title": _("Services"),
+            "items": [
+                _list(_("Services"), "deployed_code", "deployments", "service"),
+                _list(_("Models"), "smart_toy", "inventory", "aimodel"),
+                _list(_("Operations"), "published_with_changes", "deployments", "operation"),
+            ],
+        },
+        {"title": _("Activity"), "items": [_list(_("Timeline"), "timeline", "infini", "event")]},
+        {
+            "title": _("Settings"),
+            "items": [
+                _item(_("API keys"), "key", "infini_apikey_changelist"),
+                _list(_("Users"), "group", "infini", "user"),
+            ],
+        },
+    ]
+
+
+UNFOLD = {
+    "SITE_TITLE": "Infini",
+    "SITE_HEADER": "Infini",
+    "SITE_SUBHEADER": _("Model services on your own servers"),
+    "SITE_SYMBOL": "all_inclusive",
+    "SITE_URL": None,
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": _file("img/infini.svg")}],
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "infini.dashboard.overview",
+    "STYLES": [_file("css/infini.css")],
+    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js"), _file("js/live.js")],
+    "BORDER_RADIUS": "6px",
+    "COLORS": {
+        "primary": {
+            "50": "oklch(97% .014 254.604)",
+            "100": "oklch(93.2% .032 255.585)",
+            "200": "oklch(88.2% .059 254.128)",
+            "300": "oklch(80.9% .105 251.813)",
+            "400": "oklch(70.7% .165 254.624)",
+            "500": "oklch(62.3% .214 259.815)",
+            "600": "oklch(54.6% .245 262.881)",
+            "700": "oklch(48.8% .243 264.376)",
+            "800": "oklch(42.4% .199 265.638)",
+            "900": "oklch(37.9% .146 265.522)",
+            "950": "oklch(28.2% .091 267.935)",
+        },
+    },
+    "SIDEBAR": {
+        "show_search": False,
+        "command_search": False,
+        "show_all_applications": False,
+        "navigation": navigation,
+    },
+}

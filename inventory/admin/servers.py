@@ -1,0 +1,193 @@
+"""Servers: the list that finds bad and free ones, and one machine's page."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from infini.admin_base import BaseForm, DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
+from infini.admin_verbs import Verb, names_of
+from infini.display import ABSENT, Bar, ago
+from infini.errors import InfiniError
+from infini.timeline import events_about
+from inventory import shown
+from inventory.checks import check_servers
+from inventory.models import Server
+from inventory.querysets import ServerStatus
+from inventory.servers import SECRETS, brand_for, check_agent_token, check_certificate, check_host, check_labels
+from inventory.servers import check_private_key as check_key
+
+CHECK = Verb(
+    name="check",
+    label=_("Check"),
+    icon="network_check",
+    permission="inventory.check_server",
+    run_all=lambda rows, by: check_servers(rows, by=by),
+    done=lambda rows: _checked(rows),
+    primary=True,
+)
+
+
+def _checked(rows: Any) -> str:
+    servers: Any = Server.objects.with_status()
+    found = servers.filter(pk__in=[row.pk for row in rows]).values_list("name", "status")
+    silent = sorted(name for name, status in found if status != ServerStatus.ONLINE)
+    if not silent:
+        return gettext("Checked %(names)s: online.") % {"names": names_of(rows)}
+    return gettext("Checked %(n)d: no answer from %(names)s.") % {"n": len(found), "names": names_of(silent)}
+
+
+class StatusFilter(DropdownFilter):
+    title = _("status")
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(ServerStatus.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return queryset.filter(status=self.value()) if self.value() else queryset
+
+
+class MaintenanceFilter(DropdownFilter):
+    title = _("maintenance")
+    parameter_name = "maintenance"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("In maintenance")), ("no", _("In service"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return queryset.filter(maintenance=self.value() == "yes") if self.value() else queryset
+
+
+class ServerForm(BaseForm):
+    """What ``inventory.servers`` asks of a server, said at each field."""
+
+    class Meta:
+        model = Server
+        fields = "__all__"
+
+    def clean(self) -> dict[str, Any] | None:
+        super().clean()
+        self._checked("host_ip", check_host)
+        self._checked("agent_token", check_agent_token)
+        self._checked("agent_certificate", check_certificate)
+        self._checked("labels", check_labels)
+        self._check_private_key()
+        self._check_brand()
+        return self.cleaned_data
+
+    def _checked(self, name: str, check: Any) -> None:
+        if name in self.cleaned_data and name in self.changed_data:
+            try:
+                self.cleaned_data[name] = check(self.cleaned_data[name])
+            except InfiniError as error:
+                self.show(error)
+
+    def _check_private_key(self) -> None:
+        key = self.cleaned_data.get("private_key")
+        if key and {"private_key", "passphrase"} & set(self.changed_data):
+            try:
+                self.cleaned_data["private_key"] = check_key(key, self.cleaned_data.get("passphrase") or "")
+            except InfiniError as error:
+                self.show(error)
+
+    def _check_brand(self) -> None:
+        """A card brings its brand with it."""
+        card, brand = self.cleaned_data.get("card"), self.cleaned_data.get("brand")
+        try:
+            self.cleaned_data["brand"] = brand_for(brand=brand, card=card, brand_given=brand is not None)
+        except InfiniError as error:
+            self.show(error)
+
+    def clean_labels(self) -> Any:
+        return self.cleaned_data["labels"] or {}
+
+
+@admin.register(Server)
+class ServerAdmin(PagedAdmin, RecordAdmin):
+    form = ServerForm
+    verbs = [CHECK]
+    page_template = "pages/server.html"
+    list_display = ["named", "status_shown", "environment", "card_shown", "cpu", "memory", "disk", "seen"]
+    list_display_links = ["named"]
+    list_ordering = ("rank", "name")
+    list_select_related = ["environment", "brand", "card"]
+    list_filter = [
+        StatusFilter,
+        ("environment", RelatedDropdownFilter),
+        ("brand", RelatedDropdownFilter),
+        ("card", RelatedDropdownFilter),
+        MaintenanceFilter,
+    ]
+    search_fields = ["name", "host_ip"]
+    search_help_text = _("Search name or address")
+    empty_text = _("A server is a machine with accelerators. Add one to deploy services on it.")
+    removed_effect = _("They leave the inventory. A server that still has instances is kept.")
+    fieldsets = [
+        (None, {"fields": ["name", "host_ip", "environment", "card", "brand", "labels", "maintenance"]}),
+        (_("Agent"), {"fields": ["agent_port", "agent_token", "agent_certificate"]}),
+        (_("SSH (optional)"), {"fields": ["username", "port", "password", "private_key", "passphrase"]}),
+    ]
+
+    def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
+        rows = rows.with_status().annotate(has_token=ExpressionWrapper(~Q(agent_token=""), BooleanField()))
+        return shown.worst_first(rows).defer(*SECRETS)  # lists and pages read none of them
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if isinstance(field, forms.JSONField):
+            field.required = False
+            field.help_text = gettext('Names and texts, as {"rack": "a1"}.')
+        return field
+
+    def changed_columns(self, form: Any) -> set[str]:
+        """A brand that followed its card counts as changed."""
+        return super().changed_columns(form) | {"brand", "labels"}
+
+    def page_queryset(self, request: HttpRequest) -> QuerySet:
+        return self.get_queryset(request).select_related(*self.list_select_related)
+
+    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        return {
+            "chip": shown.server_chip(row),
+            "maintenance": shown.maintenance_chip() if row.maintenance else None,
+            "figures": shown.figures(row),
+            "figures_fresh": shown.agent_is_fresh(row),
+            "devices": list(row.devices.all()),
+            "events": events_about(request.user, row),
+            "check_error": row.check_error if row.reachable is False else "",
+        }
+
+    @display(description=_("Server"), ordering="name", header=True)
+    def named(self, server: Server) -> list[str]:
+        return [server.name, server.host_ip]
+
+    @display(description=_("Status"), ordering="rank")
+    def status_shown(self, server: Server) -> SafeString:
+        chip = str(shown.server_chip(server))
+        return SafeString(f"{chip} {shown.maintenance_chip()}") if server.maintenance else SafeString(chip)
+
+    @display(description=_("Card"), ordering="card__name", header=True)
+    def card_shown(self, server: Server) -> list[str]:
+        return [str(server.card or ABSENT), str(server.brand or "")]
+
+    @display(description=_("CPU"))
+    def cpu(self, server: Server) -> Bar:
+        return shown.cpu(server)
+
+    @display(description=_("Memory"))
+    def memory(self, server: Server) -> Bar:
+        return shown.memory(server)
+
+    @display(description=_("Disk"))
+    def disk(self, server: Server) -> Bar:
+        return shown.disk(server)
+
+    @display(description=_("Last seen"), ordering="agent_seen_at", header=True)
+    def seen(self, server: Server) -> list[str]:
+        return [ago(shown.last_heard(server)), f"agent {server.agent_version}" if server.agent_version else ""]

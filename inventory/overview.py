@@ -1,0 +1,71 @@
+"""The fleet's part of the overview."""
+
+from typing import Any
+
+from django.db.models import Count, Q
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from infini.dashboard import Problem, Section, Step, Tile
+from infini.display import BAD, GOOD, QUIET
+from inventory.models import Server
+from inventory.querysets import ServerStatus
+from inventory.shown import offline_reason, server_chip
+
+SHOWN = 20
+
+
+def overview(request: HttpRequest) -> Section:
+    if not request.user.has_perm("inventory.view_server"):
+        return Section()
+    servers: Any = Server.objects.with_status()
+    counts = servers.aggregate(
+        total=Count("pk"),
+        online=Count("pk", filter=Q(status=ServerStatus.ONLINE)),
+        offline=Count("pk", filter=Q(status=ServerStatus.OFFLINE)),
+        agents=Count("pk", filter=~Q(agent_token="") & Q(agent_seen_at__isnull=False)),
+    )
+    offline = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).defer("figures").order_by("name")[:SHOWN]
+    return Section(tiles=_tiles(counts), problems=[_problem(s) for s in offline], steps=_steps(request, counts))
+
+
+def _tiles(counts: dict[str, int]) -> list[Tile]:
+    url = reverse("admin:inventory_server_changelist")
+    off = counts["offline"]
+    online = Tile(
+        _("Servers online"),
+        f"{counts['online']}/{counts['total']}",
+        f"{url}?status={ServerStatus.ONLINE}",
+        "dns",
+        role=GOOD if counts["online"] else QUIET,
+    )
+    offline = Tile(
+        _("Servers offline"), str(off), f"{url}?status={ServerStatus.OFFLINE}", "cloud_off", role=BAD if off else QUIET
+    )
+    return [online, offline]
+
+
+def _problem(server: Server) -> Problem:
+    url = reverse("admin:inventory_server_page", args=[server.pk])
+    return Problem(server.name, server_chip(server), offline_reason(server), url, 2, server.agent_seen_at)
+
+
+def _steps(request: HttpRequest, counts: dict[str, int]) -> list[Step]:
+    may_add = request.user.has_perm("inventory.add_server")
+    return [
+        Step(
+            _("Add a server"),
+            _("Name, address and the token of its agent."),
+            reverse("admin:inventory_server_add") if may_add else None,
+            _("Add server"),
+            counts["total"] > 0,
+        ),
+        Step(
+            _("Its agent reports"),
+            _("Start the agent on the server; its first report comes within seconds."),
+            reverse("admin:inventory_server_changelist"),
+            _("Servers"),
+            counts["agents"] > 0,
+        ),
+    ]

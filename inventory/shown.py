@@ -1,0 +1,113 @@
+"""How servers are shown: their state as a chip, their figures as bars with source and age."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.db.models import Case, IntegerField, QuerySet, Value, When
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, Bar, Chip, ago_text, gib
+from inventory.models import Server
+from inventory.querysets import ServerStatus, agent_silence_limit
+
+MEMORY_LIMITS, DISK_LIMITS, CPU_LIMITS = (85, 95), (80, 90), (90, 98)
+
+
+def worst_first(servers: QuerySet) -> QuerySet:
+    """Adds ``rank``: offline, then never checked, then online. Needs ``with_status()``."""
+    order = {ServerStatus.OFFLINE: 0, ServerStatus.UNKNOWN: 1}
+    ranks = [When(status=status.value, then=Value(rank)) for status, rank in order.items()]
+    return servers.annotate(rank=Case(*ranks, default=Value(2), output_field=IntegerField()))
+
+
+def server_chip(server: Any) -> Chip:
+    """Expects ``with_status()``."""
+    if server.status == ServerStatus.ONLINE:
+        return Chip(_("Online"), GOOD, "check_circle", _last_answer(server))
+    if server.status == ServerStatus.OFFLINE:
+        return Chip(_("Offline"), BAD, "cloud_off", offline_reason(server))
+    return Chip(_("Not checked"), QUIET, "help", _("Never asked"))
+
+
+def maintenance_chip() -> Chip:
+    return Chip(_("Maintenance"), BUSY, "construction", _("Left alone on purpose"))
+
+
+def _last_answer(server: Server) -> str:
+    if server.agent_seen_at and agent_is_fresh(server):
+        return _("Agent answered %(ago)s") % {"ago": ago_text(server.agent_seen_at)}
+    checked = ago_text(server.last_check) if server.last_check else ABSENT
+    return _("Answered a check %(ago)s") % {"ago": checked}
+
+
+def offline_reason(server: Server) -> str:
+    heard = max((at for at in (server.agent_seen_at,) if at), default=None)
+    reason = server.agent_error or server.check_error
+    since = _("No answer since %(when)s.") % {"when": ago_text(heard)} if heard else _("It never answered.")
+    return f"{since} {reason}".strip()
+
+
+def agent_is_fresh(server: Server) -> bool:
+    return server.agent_seen_at is not None and server.agent_seen_at >= timezone.now() - agent_silence_limit()
+
+
+def last_heard(server: Server) -> datetime | None:
+    checked = server.last_check if server.reachable else None
+    return max((at for at in (server.agent_seen_at, checked) if at), default=None)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One resource: its bar, what it is made of, and why it is absent."""
+
+    label: str
+    bar: Bar
+    detail: str
+
+
+def cpu(server: Server) -> Bar:
+    return _bar(server, _("CPU"), "cpu_percent", CPU_LIMITS)
+
+
+def memory(server: Server) -> Bar:
+    return _bar(server, _("Memory"), "memory_percent", MEMORY_LIMITS)
+
+
+def disk(server: Server) -> Bar:
+    return _bar(server, _("Disk"), "disk_percent", DISK_LIMITS)
+
+
+def figures(server: Server) -> list[Figure]:
+    count = server.figures.get("cpu_count")
+    return [
+        Figure(_("CPU"), cpu(server), _("%(n)s cores") % {"n": count} if count else ""),
+        Figure(_("Memory"), memory(server), _of(server, "memory")),
+        Figure(_("Disk"), disk(server), _of(server, "disk")),
+    ]
+
+
+def _of(server: Server, name: str) -> str:
+    used, total = (server.figures.get(f"{name}_{part}_bytes") for part in ("used", "total"))
+    return f"{gib(used)} / {gib(total)} GiB" if _is_number(used) and _is_number(total) else ""
+
+
+def _bar(server: Server, label: str, name: str, limits: tuple[float, float]) -> Bar:
+    value = server.figures.get(name)
+    if not _is_number(value):
+        return Bar(label, None, reason=_why_absent(server, name))
+    return Bar(label, value, limits=limits, stale=not agent_is_fresh(server))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _why_absent(server: Server, name: str) -> str:
+    errors = server.figures.get("errors")
+    if isinstance(errors, dict) and errors.get(name):
+        return str(errors[name])
+    if server.agent_seen_at is None:
+        return _("No agent has reported from this server.")
+    return _("The agent has not measured it yet.")

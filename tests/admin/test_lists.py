@@ -1,0 +1,184 @@
+"""Lists: a number of queries that does not grow, words for states, the worst first, filters that work."""
+
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+
+from deployments.models import Service
+from deployments.phases import Phase
+from deployments.shown import Standing, standing_of, with_standing
+from infini.keys import create_key
+from infini.models import User
+from inventory.models import AIModel, Brand, Card, Environment, Server
+from tests.admin.conftest import count_queries, run_instances
+
+LISTS = [
+    "inventory/server",
+    "inventory/brand",
+    "inventory/card",
+    "inventory/environment",
+    "inventory/aimodel",
+    "deployments/service",
+    "deployments/operation",
+    "infini/event",
+    "infini/apikey",
+    "infini/user",
+]
+
+
+def grow(make_server: Callable[..., Server], make_service: Callable[..., Service], by: User, tag: str, n: int) -> None:
+    for i in range(n):
+        brand = Brand.objects.create(name=f"b-{tag}{i}")
+        card = Card.objects.create(brand=brand, name=f"c-{tag}{i}")
+        environment = Environment.objects.create(name=f"e-{tag}{i}")
+        AIModel.objects.create(name=f"m-{tag}{i}").environments.add(environment)
+        server = make_server(f"s-{tag}{i}", brand=brand, card=card, environment=environment)
+        run_instances(make_service(f"svc-{tag}{i}", server))
+        User.objects.create_user(f"u-{tag}{i}", password="x")
+        create_key(user=by, name=f"k-{tag}{i}", by=by)
+
+
+@pytest.mark.parametrize("page", [*(f"/admin/{name}/" for name in LISTS), "/admin/"])
+def test_queries_do_not_grow(
+    page: str,
+    admin: Client,
+    administrator: User,
+    make_server: Callable[..., Server],
+    make_service: Callable[..., Service],
+) -> None:
+    grow(make_server, make_service, administrator, "a", 2)
+    admin.get(page)  # caches fill
+    before = count_queries(admin, page)
+    grow(make_server, make_service, administrator, "b", 9)
+    assert count_queries(admin, page) <= before
+
+
+@pytest.mark.parametrize("kind", ["server", "service"])
+def test_pages_of_one_object_do_not_grow(
+    kind: str, admin: Client, make_server: Callable[..., Server], make_service: Callable[..., Service]
+) -> None:
+    servers = [make_server("one")]
+    service = make_service("svc", *servers)
+    run_instances(service)
+    page = (
+        f"/admin/inventory/server/{servers[0].pk}/" if kind == "server" else f"/admin/deployments/service/{service.pk}/"
+    )
+    admin.get(page)
+    before = count_queries(admin, page)
+    for i in range(5):
+        run_instances(make_service(f"other{i}", *servers))
+    wide = make_service("wide", *servers, *(make_server(f"more{i}") for i in range(5)))
+    run_instances(wide)
+    if kind == "service":
+        page = f"/admin/deployments/service/{wide.pk}/"
+    assert count_queries(admin, page) <= before
+
+
+def test_server_list_tells_each_state_in_words(admin: Client, make_server: Callable[..., Server]) -> None:
+    make_server("fine")
+    make_server("gone", agent_seen_at=None, reachable=False)
+    make_server("new", agent_seen_at=None, agent_asked_at=None)
+    html = admin.get("/admin/inventory/server/").content.decode()
+    for word in ("Online", "Offline", "Not checked"):
+        assert f'<span class="chip-word">{word}</span>' in html
+    assert html.index(">gone<") < html.index(">new<") < html.index(">fine<")
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [("status=offline", "gone"), ("status=online", "fine"), ("status=unknown", "new"), ("maintenance=yes", "fine")],
+)
+def test_server_filters(query: str, shown: str, admin: Client, make_server: Callable[..., Server]) -> None:
+    make_server("fine", maintenance=True)
+    make_server("gone", agent_seen_at=None, reachable=False)
+    make_server("new", agent_seen_at=None, agent_asked_at=None)
+    rows = admin.get(f"/admin/inventory/server/?{query}").context["cl"].result_list
+    assert [row.name for row in rows] == [shown]
+
+
+@pytest.fixture
+def in_every_state(make_server: Callable[..., Server], make_service: Callable[..., Service]) -> None:
+    one, two = make_server("one"), make_server("two")
+    run_instances(make_service("runs", one))
+    run_instances(make_service("failed", one), Phase.FAILED, ready=False, reason="Exit 1.")
+    run_instances(make_service("lost", one), Phase.LOST, ready=False)
+    partly = make_service("partly", one, two)
+    run_instances(partly)
+    partly.placements.get(server=two).instances.update(phase=Phase.FAILED, ready=False)
+    stopped = make_service("stopped", one)
+    run_instances(stopped)
+    for placement in stopped.placements.all():
+        placement.instances.update(wanted="stopped", phase=Phase.STOPPED, ready=False)
+    leftover = make_service("leftover", one)
+    run_instances(leftover)
+    for placement in leftover.placements.all():
+        placement.instances.update(wanted="stopped", ready=False)
+    from deployments import lifecycle
+
+    lifecycle.deploy(make_service("deploying", one), by=None)
+    make_service("never", one)
+
+
+@pytest.mark.parametrize(
+    ("status", "names"),
+    [
+        ("running", ["runs"]),
+        ("not_running", ["failed"]),
+        ("unreachable", ["lost"]),
+        ("partly", ["partly"]),
+        ("stopped", ["never", "stopped"]),
+        ("leftover", ["leftover"]),
+        ("deploying", ["deploying"]),
+        ("wrong", ["lost", "failed", "partly", "leftover"]),
+    ],
+)
+def test_service_states(status: str, names: list[str], in_every_state: None, admin: Client) -> None:
+    response = admin.get(f"/admin/deployments/service/?status={status}")
+    assert [row.name for row in response.context["cl"].result_list] == names
+    if status != "wrong":
+        word = {"partly": "Partly running", "leftover": "Still running", "not_running": "Not running"}
+        assert word.get(status, status.capitalize()) in response.content.decode()
+
+
+def test_standing_agrees_with_the_words_of_the_api(in_every_state: None) -> None:
+    rows = with_standing(Service.objects.with_status())
+    agree = {
+        Standing.RUNNING: {"deployed"},
+        Standing.DEPLOYING: {"deploying"},
+        Standing.UNREACHABLE: {"offline"},
+        Standing.PARTLY: {"online", "offline"},
+    }
+    assert len(rows) == 8
+    for service in rows:
+        assert service.deploy_status in agree.get(standing_of(service), {"online"}), service
+
+
+def test_wrong_ones_come_first_and_stand_on_the_overview(in_every_state: None, admin: Client) -> None:
+    rows = admin.get("/admin/deployments/service/").context["cl"].result_list
+    assert [row.name for row in rows][:3] == ["lost", "failed", "partly"]
+    overview = admin.get("/admin/")
+    assert [problem.name for problem in overview.context["problems"]][:3] == ["lost", "failed", "partly"]
+    assert "one: Exit 1." in overview.content.decode()
+
+
+def test_filtering_by_relations(in_every_state: None, admin: Client) -> None:
+    two = Server.objects.get(name="two")
+    rows = admin.get(f"/admin/deployments/service/?servers__id__exact={two.pk}").context["cl"].result_list
+    assert [row.name for row in rows] == ["partly"]
+
+
+def test_card_figures_nobody_publishes_are_dashes(admin: Client) -> None:
+    brand = Brand.objects.create(name="Maker")
+    Card.objects.create(brand=brand, name="C1", memory=64, fp16_perf=312.5, source_url="https://example.org/sheet")
+    html = admin.get("/admin/inventory/card/").content.decode()
+    assert '<span class="num">312.5</span>' in html and 'title="Not published">–</span>' in html
+    assert 'href="https://example.org/sheet" rel="noreferrer noopener"' in html
+
+
+def test_empty_lists_say_what_to_do(admin: Client, viewing: Client) -> None:
+    html = admin.get("/admin/deployments/service/").content.decode()
+    assert "No services yet" in html and "Add service" in html
+    assert "Add service" not in viewing.get("/admin/deployments/service/").content.decode()
+    assert "Clear filters" in admin.get("/admin/deployments/service/?q=nothing").content.decode()
+    assert "From here to the first answer" in admin.get("/admin/").content.decode()

@@ -1,0 +1,106 @@
+"""Object pages: what is wanted, what is, since when, and why not."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.test import Client
+from django.utils import timezone
+
+from deployments.models import Service
+from deployments.phases import Phase
+from inventory.models import Server
+from tests.admin.conftest import run_instances
+
+
+def test_row_names_lead_to_the_page_and_edit_is_a_button(
+    operating: Client, make_service: Callable[..., Service]
+) -> None:
+    service = make_service()
+    page = f"/admin/deployments/service/{service.pk}/"
+    assert f'href="{page}"' in operating.get("/admin/deployments/service/").content.decode()
+    assert f'href="{page}change/"' in operating.get(page).content.decode()
+
+
+def test_a_failed_instance_shows_reason_and_last_lines(viewing: Client, make_service: Callable[..., Service]) -> None:
+    service = make_service()
+    run_instances(service, Phase.FAILED, ready=False, exit_code=127, reason="Command not found.")
+    html = viewing.get(f"/admin/deployments/service/{service.pk}/").content.decode()
+    assert "Command not found." in html and "the last line" in html and "127" in html
+    assert '<span class="chip-word">Failed</span>' in html and "Not running" in html
+
+
+def test_an_unseen_exit_code_is_unknown(viewing: Client, make_service: Callable[..., Service]) -> None:
+    service = make_service()
+    run_instances(service, Phase.FAILED, ready=False, exit_unseen=True)
+    assert ">unknown</td>" in viewing.get(f"/admin/deployments/service/{service.pk}/").content.decode()
+
+
+def test_server_figures_have_source_age_and_reason(viewing: Client, make_server: Callable[..., Server]) -> None:
+    figures = {"cpu_percent": 38.2, "memory_percent": 97, "disk_percent": None, "errors": {"disk_percent": "No way."}}
+    server = make_server(figures=figures)
+    html = viewing.get(f"/admin/inventory/server/{server.pk}/").content.decode()
+    assert ">38%<" in html and "bar-bad" in html and "No way." in html and "agent, <time" in html
+    assert 'value="0"' not in html.split("<main")[1].split("</dl>")[0]
+
+
+def test_old_figures_are_dated(viewing: Client, make_server: Callable[..., Server]) -> None:
+    seen = timezone.now() - timedelta(hours=1)
+    server = make_server(figures={"cpu_percent": 38}, agent_seen_at=seen)
+    html = viewing.get(f"/admin/inventory/server/{server.pk}/").content.decode()
+    assert f"agent, as of {seen:%Y-%m-%d %H:%M:%S}" in html and "is-stale" in html
+
+
+def test_nonsense_from_an_agent_breaks_no_page(viewing: Client, make_server: Callable[..., Server]) -> None:
+    server = make_server(figures={"cpu_percent": "hot", "errors": "all", "memory_total_bytes": "x", "cpu_count": []})
+    assert viewing.get(f"/admin/inventory/server/{server.pk}/").status_code == 200
+    assert viewing.get("/admin/inventory/server/").status_code == 200
+
+
+def test_server_shows_its_instances(viewing: Client, make_service: Callable[..., Service]) -> None:
+    run_instances(make_service("brain"))
+    html = viewing.get(f"/admin/inventory/server/{Server.objects.get().pk}/").content.decode()
+    assert "brain" in html and '<span class="chip-word">Ready</span>' in html
+
+
+def test_live_part_is_asked_more_often_while_busy(viewing: Client, make_service: Callable[..., Service]) -> None:
+    from deployments import lifecycle
+
+    service = make_service()
+    page = f"/admin/deployments/service/{service.pk}/"
+    assert 'id="live" data-live-seconds="5"' in viewing.get(page).content.decode()
+    lifecycle.deploy(service, by=None)
+    assert 'id="live" data-live-seconds="2"' in viewing.get(page).content.decode()
+
+
+def test_operation_page_puts_failures_first(viewing: Client, make_service: Callable[..., Service]) -> None:
+    operation = run_instances(make_service(), Phase.FAILED, ready=False)
+    html = viewing.get(f"/admin/deployments/operation/{operation.pk}/").content.decode()
+    assert "the last line" in html and '<span class="chip-word">Failed</span>' in html
+
+
+def test_text_from_outside_is_escaped(viewing: Client, make_server: Callable[..., Server]) -> None:
+    server = make_server(agent_error="<script>alert(1)</script>", agent_version="<b>", labels={"<i>": "<u>"})
+    for page in (f"/admin/inventory/server/{server.pk}/", "/admin/inventory/server/", "/admin/"):
+        html = viewing.get(page).content.decode()
+        assert "<script>alert" not in html and "<b>" not in html and "<i>" not in html
+
+
+def test_unknown_ids_are_404(viewing: Client) -> None:
+    for path in ("inventory/server/99/", "deployments/service/99/", "deployments/operation/99/"):
+        assert viewing.get(f"/admin/{path}").status_code == 404
+
+
+def test_frame_has_landmarks_and_no_inline_scripts(viewing: Client, make_service: Callable[..., Service]) -> None:
+    import re
+
+    service = make_service()
+    for path in ("", "deployments/service/", f"deployments/service/{service.pk}/"):
+        html = viewing.get(f"/admin/{path}").content.decode()
+        assert 'class="skip-link"' in html and html.count("<main") == 1
+        assert not [tag for tag in re.findall(r"<script[^>]*>", html) if "src=" not in tag]
+
+
+def test_history_leads_to_the_timeline(viewing: Client, make_service: Callable[..., Service]) -> None:
+    service = make_service()
+    response = viewing.get(f"/admin/deployments/service/{service.pk}/history/", follow=True)
+    assert {event.kind for event in response.context["cl"].result_list} >= {"service.created", "service.revised"}

@@ -1,0 +1,135 @@
+"""A person's way through the real site in Chromium: log in, deploy, watch it turn ready, chat, stop.
+
+Without Chromium these tests are skipped and say so; with INFINI_CI=1 its absence is a failure.
+"""
+
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.site import RealSite, wait_until
+
+pytestmark = pytest.mark.live
+
+DEMO_MODEL = Path(__file__).resolve().parents[2] / "agent" / "demo_model.py"
+SERVE = f"exec {sys.executable} {DEMO_MODEL} --host {{host}} --port {{port}} --model {{model}} --rate 100"
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIET += ["--disable-component-update", "--disable-sync"]
+
+
+def chromium() -> str | None:
+    named = os.environ.get("INFINI_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:  # noqa: F821
+    path = chromium()
+    if path is None:
+        missing = "Chromium is not installed (set INFINI_CHROMIUM to its path): no page was seen in a browser"
+        pytest.fail(missing) if os.environ.get("INFINI_CI") == "1" else pytest.skip(missing)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: "Browser", site: RealSite) -> Iterator["Page"]:  # noqa: F821
+    """Logged in; fails the test when a script has failed on any page."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(f"{page.url}: {error}"))
+    page.goto(f"{site.url}/")
+    page.fill("#id_username", "admin")
+    page.fill("#id_password", site.password)
+    page.click("#login-form button[type=submit]")
+    page.wait_for_url(f"{site.url}/admin/")
+    yield page
+    context.close()
+    assert broken == []
+
+
+def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # noqa: F821
+    name = f"seen-{uuid.uuid4().hex[:6]}"
+    page.get_by_role("navigation").get_by_role("link", name="Services", exact=True).click()
+    page.get_by_role("main").wait_for()
+    page.goto(f"{site.url}/admin/deployments/service/add/")
+    page.fill("#id_name", name)
+    page.select_option("#id_placed_on", label="local", force=True)
+    page.fill("#id_deploy_command", SERVE)
+    page.get_by_role("button", name="Save and deploy").click()
+    page.wait_for_url("**/admin/deployments/service/*/")
+
+    # Turns ready before our eyes, without a reload.
+    page.evaluate("window.notReloaded = true")
+    page.locator("#live .page-title .chip", has_text="Running").wait_for(timeout=60_000)
+    page.locator("#live .table .chip", has_text="Ready").wait_for()
+    assert page.evaluate("window.notReloaded") is True
+    service_page = page.url
+
+    page.get_by_role("link", name="Chat", exact=True).click()
+    page.wait_for_url("**/admin/chat/service/*/")
+    page.fill("#chat-input", "What is an agent?")
+    page.click("#chat-send")
+    page.locator("#chat-messages", has_text="demo model").wait_for(timeout=30_000)
+
+    # Stopping asks first; Escape leaves everything as it is.
+    page.goto(service_page)
+    stop = page.get_by_role("button", name="Stop", exact=True)
+    stop.click()
+    dialog = page.locator("dialog[open]")
+    dialog.get_by_text("Every instance is ended").wait_for()
+    page.keyboard.press("Escape")
+    assert site.json("GET", f"/api/services/{service_page.rstrip('/').rpartition('/')[2]}")["wanted"] == "running"
+    stop.click()
+    dialog.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_text(f"Stopping: {name}.").wait_for()
+    page.locator("#live .page-title .chip", has_text="Stopped").wait_for(timeout=30_000)
+
+    page.get_by_role("button", name="Delete", exact=True).click()
+    dialog.get_by_role("button", name="Delete", exact=True).click()
+    wait_until(lambda: all(s["name"] != name for s in site.json("GET", "/api/services")), 30, "the service is gone")
+    page.wait_for_url("**/admin/deployments/service/", timeout=30_000)
+
+
+def test_a_failing_service_says_why(page: "Page", site: RealSite) -> None:  # noqa: F821
+    local = next(s for s in site.json("GET", "/api/servers") if s["name"] == "local")
+    command = "echo the model file is missing; exit 3"
+    body = {"name": f"bad-{uuid.uuid4().hex[:6]}", "server_ids": [local["id"]], "deploy_command": command}
+    made = site.json("POST", "/api/services", json=body)
+    page.goto(f"{site.url}/admin/deployments/service/{made['id']}/")
+    page.locator("#live .row-detail .log", has_text="the model file is missing").wait_for(timeout=60_000)
+    page.locator("#live .page-title .chip", has_text="Not running").wait_for()
+    page.goto(f"{site.url}/admin/")
+    page.locator(".problems li", has_text=body["name"]).get_by_role("link").click()
+    page.wait_for_url(f"**/admin/deployments/service/{made['id']}/")
+    site.request("DELETE", f"/api/services/{made['id']}")
+
+
+def test_keyboard_reaches_content_and_phone_does_not_scroll_sideways(page: "Page", site: RealSite) -> None:  # noqa: F821
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main-content"
+    page.set_viewport_size({"width": 390, "height": 844})
+    for path in ("", "inventory/server/", "deployments/service/", "inventory/card/", "deployments/service/add/"):
+        page.goto(f"{site.url}/admin/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+def test_check_a_server_from_its_page(page: "Page", site: RealSite) -> None:  # noqa: F821
+    page.goto(f"{site.url}/admin/inventory/server/")
+    page.get_by_role("link", name="local", exact=False).first.click()
+    page.wait_for_url("**/admin/inventory/server/*/")
+    page.get_by_role("button", name="Check", exact=True).click()
+    page.get_by_text("Checked local: online.").wait_for()
+    page.locator("#live .figures progress").first.wait_for()
