@@ -1,5 +1,6 @@
 """How the results of an operation end, and with them the operation."""
 
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,8 @@ from deployments.observations import Observation
 from deployments.phases import ENDED, OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
 from deployments.specs import bury
 from infini import events
+
+logger = logging.getLogger(__name__)
 
 UNFINISHED = (ResultState.WAITING, ResultState.SENT)
 
@@ -86,6 +89,8 @@ def _close(operation: Operation, now: datetime) -> None:
         data = {"operation": operation.pk, "results": {r.server_name: r.state for r in results}}
         events.record(f"service.{operation.kind}_{state}", service, by=operation.by, data=data)
         _tidy(operation, service, bool(failed))
+    about = {"service": service.name, "kind": operation.kind, "state": str(state), "servers": len(results)}
+    logger.info("operation.closed", extra=about)
 
 
 def _tidy(operation: Operation, service: Service, failed: bool) -> None:

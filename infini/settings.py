@@ -225,6 +225,8 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": env_str("INFINI_LOG_LEVEL", "INFO").upper()},
     "loggers": {
         "django.server": {"level": "WARNING"},
+        # One line per queued and done step says nothing that the operations' own lines do not.
+        "django-q": {"level": "WARNING"},
         "daphne.server": {"level": "WARNING"},
         "django.channels.server": {"level": "WARNING"},
     },
