@@ -1,4 +1,4 @@
-"""What the OpenAPI document cannot see by itself: our two ways to log in, paths without their last slash, the gateway."""
+"""What the OpenAPI document cannot see: our two ways to log in, paths without their last slash, the gateway."""
 
 from typing import Any
 
