@@ -200,9 +200,7 @@ def output_of(*command: str) -> str:
     """Return what a short system command prints, empty when it fails."""
     import subprocess  # noqa: PLC0415 - not loaded into shims
 
-    result = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=False
-    )
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=5, check=False)
     return result.stdout.decode("utf-8", "replace").strip()
 
 
@@ -1332,9 +1330,7 @@ class Instance:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
             write_json(self.path("instance.json"), document, durable=True)
         except OSError as error:
-            message = (
-                "The agent could not write its state directory (%s); nothing was changed." % error.strerror
-            )
+            message = "The agent could not write its state directory (%s); nothing was changed." % error.strerror
             raise ApiError(500, "state_not_writable", message) from error
 
     def load(self) -> None:
@@ -2183,9 +2179,7 @@ class Watcher:
             if not is_alive(instance.shim, self.agent.boot_id):
                 self.release_fd(instance)
             elif instance.shim_fd >= 0:
-                self.selector.register(
-                    instance.shim_fd, selectors.EVENT_READ, lambda: self.on_shim_end(instance)
-                )
+                self.selector.register(instance.shim_fd, selectors.EVENT_READ, lambda: self.on_shim_end(instance))
         self.wake()
 
     def leave(self, instance: Instance) -> None:
@@ -2379,9 +2373,7 @@ class Requests:
             status, document = error.status, error.document()
         except Exception as error:  # noqa: BLE001 - a client gets an answer, and never a trace
             log("request.fault %s %s %s: %s" % (self.command, self.url(), type(error).__name__, error))
-            document = ApiError(
-                500, "internal_error", "The agent failed at this; its own log says why."
-            ).document()
+            document = ApiError(500, "internal_error", "The agent failed at this; its own log says why.").document()
             status = 500
         self.answer(status, document)
 
@@ -2441,9 +2433,7 @@ class Requests:
         if parts[0] == "service" and len(parts) in (2, 3):
             key = parts[1]
             if not KEY_PATTERN.fullmatch(key) or key in (".", ".."):
-                raise ApiError(
-                    400, "bad_id", "An id has 1 to 64 letters, digits, dots, underscores or hyphens."
-                )
+                raise ApiError(400, "bad_id", "An id has 1 to 64 letters, digits, dots, underscores or hyphens.")
             return self.route_service(agent, method, key, parts[2] if len(parts) == 3 else "", body)
         raise ApiError(404, "not_found", "There is no such path.")
 
@@ -2600,21 +2590,15 @@ def parse_options(arguments: List[str]) -> Any:
     """Read the command line."""
     import argparse  # noqa: PLC0415 - not loaded into shims
 
-    parser = argparse.ArgumentParser(
-        prog="infini-agent", description="Runs Infini's instances on this server."
-    )
+    parser = argparse.ArgumentParser(prog="infini-agent", description="Runs Infini's instances on this server.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, default=8888, help="port to listen on (8888); 0 takes a free one")
     parser.add_argument("--state-dir", required=True, help="directory for the state of instances")
-    parser.add_argument(
-        "--token-file", help="file that holds the token (<state-dir>/token, made when missing)"
-    )
+    parser.add_argument("--token-file", help="file that holds the token (<state-dir>/token, made when missing)")
     parser.add_argument("--tls-cert", help="certificate chain, PEM")
     parser.add_argument("--tls-key", help="its private key, PEM")
     parser.add_argument("--allow-plain-http", action="store_true", help="listen beyond loopback without TLS")
-    parser.add_argument(
-        "--client-timeout", type=float, default=15.0, help="seconds a client may be silent (15)"
-    )
+    parser.add_argument("--client-timeout", type=float, default=15.0, help="seconds a client may be silent (15)")
     parser.add_argument("--version", action="version", version="infini-agent %s" % VERSION)
     options = parser.parse_args(arguments)
     if not 0 <= options.port <= 65535:
@@ -2644,9 +2628,7 @@ def prepare_state_dir(path: str) -> str:
         os.unlink(os.path.join(path, "writable"))
         lock = os.open(os.path.join(path, "agent.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        fail(
-            "cannot write the state directory %s: %s; name another with --state-dir." % (path, error.strerror)
-        )
+        fail("cannot write the state directory %s: %s; name another with --state-dir." % (path, error.strerror))
     if os.name != "nt":
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -2705,9 +2687,7 @@ def main(arguments: List[str]) -> None:
     server.agent = Agent(state_dir)
     server.agent.start()
     name = "[%s]" % options.host if ":" in options.host else options.host
-    print(
-        "listening on %s://%s:%d" % ("https" if tls else "http", name, server.server_address[1]), flush=True
-    )
+    print("listening on %s://%s:%d" % ("https" if tls else "http", name, server.server_address[1]), flush=True)
     server.serve_forever(poll_interval=1.0)
 
 

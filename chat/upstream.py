@@ -42,7 +42,7 @@ def session() -> aiohttp.ClientSession:
 
 
 def _close(client: aiohttp.ClientSession) -> None:
-    """At the process's end, when its loop runs no more: without a word, or aiohttp complains of each open connection."""
+    """At the end of the process, its loop gone: without a word, or aiohttp complains of every open connection."""
     if client.connector:
         client.connector.close()
     client.detach()

@@ -201,9 +201,7 @@ def test_stop_and_restart_check_their_body(shared: RealAgent, key: str, verb: st
     assert shared.request("POST", f"/service/{key}/{verb}", {"generation": 5})[0] == 200
 
 
-@pytest.mark.parametrize(
-    "query", ["offset=-1", "offset=x", "limit=", "other=1", "tail=1.5", "offset=" + "9" * 30]
-)
+@pytest.mark.parametrize("query", ["offset=-1", "offset=x", "limit=", "other=1", "tail=1.5", "offset=" + "9" * 30])
 def test_log_queries_are_checked(shared: RealAgent, key: str, query: str) -> None:
     shared.deploy(key, "true")
     status, answer = shared.request("GET", f"/service/{key}/logs?{query}")

@@ -63,9 +63,7 @@ def test_kill_9_of_the_agent_loses_nothing(agent: RealAgent, tmp_path: Path) -> 
 
 
 def test_what_happens_while_the_agent_is_away_is_told(agent: RealAgent, tmp_path: Path) -> None:
-    pid = agent.deploy("a", f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo unattended; exit 5")[
-        "pid"
-    ]
+    pid = agent.deploy("a", f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo unattended; exit 5")["pid"]
     agent.deploy("killed", "exec sleep 600")
     agent.kill9()
     (tmp_path / "go").touch()
@@ -268,9 +266,7 @@ def test_a_shim_killed_in_mid_stop(agent: RealAgent) -> None:
 
 
 @pytest.mark.parametrize("verb", ["stop", "restart", "deploy", "start"])
-def test_a_reused_pid_is_never_signalled(
-    agent: RealAgent, stranger: subprocess.Popen[bytes], verb: str
-) -> None:
+def test_a_reused_pid_is_never_signalled(agent: RealAgent, stranger: subprocess.Popen[bytes], verb: str) -> None:
     """Process and shim are gone, and their PIDs belong to somebody else now."""
     agent.deploy("a", "exec sleep 600")
     agent.wait_for_phase("a", "running")

@@ -52,9 +52,7 @@ def test_a_higher_or_no_generation_replaces(shared: RealAgent, key: str) -> None
     assert is_running(pids[-1])
 
 
-def test_racing_deploys_of_one_generation_start_one_process(
-    shared: RealAgent, key: str, tmp_path: Path
-) -> None:
+def test_racing_deploys_of_one_generation_start_one_process(shared: RealAgent, key: str, tmp_path: Path) -> None:
     command = f"echo $$ >> {tmp_path}/started; exec sleep 60"
     body = {"command": command, "generation": 3}
     with ThreadPoolExecutor(8) as pool:
@@ -96,9 +94,7 @@ def test_the_command_gets_the_whole_environment(agent: RealAgent) -> None:
 
 
 def test_cwd_stdin_and_group(shared: RealAgent, key: str, tmp_path: Path) -> None:
-    shared.deploy(
-        key, 'pwd; cat; [ "$(ps -o pgid= -p $$ | tr -d " ")" = $$ ] && echo own group', cwd=str(tmp_path)
-    )
+    shared.deploy(key, 'pwd; cat; [ "$(ps -o pgid= -p $$ | tr -d " ")" = $$ ] && echo own group', cwd=str(tmp_path))
     assert shared.wait_for_phase(key, "succeeded")["log_tail"] == [str(tmp_path), "own group"]
 
 
@@ -176,9 +172,7 @@ def test_the_log_tail_is_of_the_present_run(shared: RealAgent, key: str) -> None
 
 
 def test_stop_asks_first(shared: RealAgent, key: str, tmp_path: Path) -> None:
-    command = (
-        f"trap 'echo bye; echo done > {tmp_path}/bye; exit 0' TERM; echo set; while :; do sleep 0.1; done"
-    )
+    command = f"trap 'echo bye; echo done > {tmp_path}/bye; exit 0' TERM; echo set; while :; do sleep 0.1; done"
     shared.deploy(key, command)
     wait_until(lambda: shared.status(key)["log_tail"] == ["set"])
     status, answer = shared.request("POST", f"/service/{key}/stop")
