@@ -7,6 +7,7 @@ while the network is waited for.
 import asyncio
 import hashlib
 import json
+import os
 import queue
 import ssl
 import threading
@@ -113,7 +114,9 @@ class AgentClient:
                 f"The agent on {name} shows another certificate than the pinned one.", code="agent_certificate_changed"
             ) from None
         except aiohttp.ClientConnectorError as error:
-            reason = error.os_error.strerror or "no connection"
+            # The event loop puts its own words and an address into strerror; the number has the plain ones.
+            number = error.os_error.errno
+            reason = os.strerror(number) if number and number > 0 else "its name cannot be resolved"
             where = f"{ask.address.host}:{ask.address.port}"
             raise AgentUnreachable(f"The agent on {name} cannot be reached at {where}: {reason}.") from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):

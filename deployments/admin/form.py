@@ -41,6 +41,9 @@ _STORED = "stored"
 class EnvField(forms.JSONField):
     """Names and texts as JSON; empty is none."""
 
+    def prepare_value(self, value: Any) -> Any:
+        return super().prepare_value(value) if value else ""
+
     def clean(self, value: Any) -> dict[str, str]:
         return super().clean(value) or {}
 

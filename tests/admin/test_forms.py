@@ -305,3 +305,8 @@ def test_passwords_are_changed(admin: Client, viewer: User, viewing: Client) -> 
     viewer.refresh_from_db()
     assert viewer.check_password("Quite-another-1")
     assert Event.objects.filter(kind="user.password_changed").exists()
+
+
+def test_a_new_service_starts_with_empty_environment_variables(operating: Client) -> None:
+    data = form_data(operating.get("/admin/deployments/service/add/"))
+    assert data["env"] == ""

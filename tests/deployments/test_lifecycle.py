@@ -57,7 +57,7 @@ def test_one_failing_server_shows_its_reason_and_never_turns_the_service_green(
     assert operation.state == OperationState.FAILED
     results = {r.server_name: r for r in operation.results.all()}
     assert (results["good"].state, results["down"].state) == ("done", "failed")
-    assert "cannot be reached at 127.0.0.1:1" in results["down"].reason
+    assert results["down"].reason == "The agent on down cannot be reached at 127.0.0.1:1: Connection refused."
     assert status_of(service) == "offline"
 
 
