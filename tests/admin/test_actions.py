@@ -1,5 +1,6 @@
 """Verbs: only by POST, only by whom they are for, their refusals as messages."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from django.contrib import admin as django_admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.test import Client
+from django.urls import get_resolver
 
 from deployments.models import Operation, Service
 from deployments.phases import Phase
@@ -275,3 +277,16 @@ def test_one_module_imports_unfold() -> None:
         if any(line.startswith(("from unfold", "import unfold")) for line in path.read_text().splitlines())
     ]
     assert importing == ["infini/admin_base.py"]
+
+
+def test_no_view_under_the_admin_is_asynchronous() -> None:
+    """``admin_view`` would answer such a view's coroutine instead of awaiting it."""
+
+    def views(patterns: list) -> Iterator[Any]:
+        for entry in patterns:
+            yield from views(entry.url_patterns) if hasattr(entry, "url_patterns") else [entry.callback]
+
+    admin_urls = next(p for p in get_resolver().url_patterns if str(p.pattern) == "admin/")
+    found = [inspect.unwrap(view) for view in views(admin_urls.url_patterns)]
+    assert len(found) > 50
+    assert not [view for view in found if inspect.iscoroutinefunction(view)]
