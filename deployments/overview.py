@@ -10,9 +10,10 @@ from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation, Placement, Service
 from deployments.phases import OPEN_STATES, Phase, Wanted
+from deployments.reconcile import braked
 from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
 from infini.dashboard import Problem, Section, Step, Tile
-from infini.display import BAD, BUSY, GOOD, QUIET, url_or_none
+from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
 
 SHOWN = 20
 
@@ -23,7 +24,17 @@ def overview(request: HttpRequest) -> Section:
     ranked = with_standing(Service.objects.all())
     by_standing = Counter(standing_of(service) for service in ranked.only("pk"))
     problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
-    return Section(tiles=_tiles(by_standing), problems=problems, steps=_steps(request, by_standing))
+    return Section(tiles=_tiles(by_standing), problems=[*_brake(), *problems], steps=_steps(request, by_standing))
+
+
+def _brake() -> list[Problem]:
+    """That automatic action pauses stands above all else: what is wrong then may be ours."""
+    reason = braked()
+    if not reason:
+        return []
+    chip = Chip(_("Paused"), WARN, "pause_circle", _("Goes on by itself when the servers answer again"))
+    silent = f"{reverse('admin:inventory_server_changelist')}?status=offline"
+    return [Problem(_("Automatic action"), chip, reason, silent, severity=9)]
 
 
 def _tiles(by_standing: Counter[Standing]) -> list[Tile]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from deployments import lifecycle
@@ -12,6 +13,7 @@ from deployments.asking import refresh_now
 from deployments.models import Instance, Operation, Service
 from deployments.phases import OperationKind, OperationState
 from deployments.reconcile import braked, reconcile
+from infini.models import User
 from inventory.models import Server
 from tests.deployments.conftest import status_of, turn
 from tests.real_agent import is_running, wait_until
@@ -142,7 +144,9 @@ def test_a_person_comes_before_the_site(server: Server, make_service: Make) -> N
     assert status_of(service) == "deployed"
 
 
-def test_when_many_servers_vanish_together_automatic_action_pauses(server: Server, make_service: Make) -> None:
+def test_when_many_servers_vanish_together_automatic_action_pauses(
+    server: Server, make_service: Make, viewer: User, client: Client
+) -> None:
     turn(lifecycle.deploy(make_service("sleep 300", server), by=None))
     forget_everything(server)
     refresh_now()
@@ -152,6 +156,8 @@ def test_when_many_servers_vanish_together_automatic_action_pauses(server: Serve
 
     assert "3 of 4 servers fell silent" in braked()
     assert reconcile([server.pk]) == 0
+    client.force_login(viewer)
+    assert "3 of 4 servers fell silent" in client.get("/admin/").content.decode()
 
     Server.objects.filter(name="gone-0").update(agent_seen_at=timezone.now())
     assert not braked()
