@@ -17,6 +17,8 @@ from infini import events
 
 logger = logging.getLogger(__name__)
 
+# An instance that its agent started so often again without its becoming ready has failed to deploy; the agent goes on.
+KEEPS_FAILING = 3
 UNFINISHED = (ResultState.WAITING, ResultState.SENT)
 
 
@@ -42,6 +44,8 @@ def finish_by_instance(result: OperationResult) -> None:
         finish(result, ResultState.DONE, **facts)
     elif instance.wanted == Wanted.RUNNING and instance.phase in (*ENDED, Phase.LOST):
         finish(result, ResultState.FAILED, reason=instance.reason or _ended(instance), **facts)
+    elif instance.wanted == Wanted.RUNNING and instance.restarts >= KEEPS_FAILING:
+        finish(result, ResultState.FAILED, reason=f"It keeps failing. {instance.reason}", **facts)
     elif instance.wanted == Wanted.STOPPED and instance.phase in ENDED:
         finish(result, ResultState.DONE, reason=instance.reason, **facts)
 

@@ -31,7 +31,7 @@ def deploy_body(instance: Instance, service: Service) -> dict[str, Any]:
         "command": fill(revision.command, values),
         "env": {**revision.env, **secret},
         "generation": instance.generation,
-        "restart": "never",
+        "restart": revision.restart,
     }
     optional = {
         "cwd": revision.cwd,

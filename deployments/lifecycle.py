@@ -188,6 +188,7 @@ def _want_running(instance: Instance, server: Server, revision: Revision) -> Non
         generation=F("generation") + 1,
         phase=Phase.PENDING,
         ready=False,
+        restarts=0,
         exit_code=None,
         exit_unseen=False,
         reason="",

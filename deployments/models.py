@@ -8,7 +8,7 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from deployments.phases import OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
+from deployments.phases import OPEN_STATES, OperationKind, OperationState, Phase, RestartPolicy, ResultState, Wanted
 from deployments.querysets import ServiceQuerySet
 from infini.fields import EncryptedTextField
 from infini.models import Versioned
@@ -64,7 +64,7 @@ class Service(Versioned):
 class Revision(models.Model):
     """What a deployment runs; immutable. A change of any of it is a new revision."""
 
-    SPEC = ("command", "stop_command", "env", "secret_env", "run_as", "cwd", "probes", "port", "devices")
+    SPEC = ("command", "stop_command", "env", "secret_env", "run_as", "cwd", "probes", "port", "devices", "restart")
 
     service = models.ForeignKey(Service, models.CASCADE, related_name="revisions", verbose_name=_("service"))
     number = models.PositiveIntegerField(_("number"))
@@ -75,6 +75,7 @@ class Revision(models.Model):
     run_as = models.CharField(_("account"), max_length=100, blank=True)
     cwd = models.CharField(_("working directory"), max_length=500, blank=True)
     probes = models.JSONField(_("health checks"), default=dict, blank=True)
+    restart = models.CharField(_("restart"), max_length=10, choices=RestartPolicy.choices, default=RestartPolicy.NEVER)
     port = models.PositiveIntegerField(
         _("port"), null=True, blank=True, help_text=_("Empty: a free one, when the command asks for {port}.")
     )

@@ -38,6 +38,14 @@ class DeployStatus(models.TextChoices):
     OFFLINE = "offline", _("Unreachable")
 
 
+class RestartPolicy(models.TextChoices):
+    """What the agent does when the process ends by itself."""
+
+    NEVER = "never", _("Never")
+    ON_FAILURE = "on-failure", _("On failure")
+    ALWAYS = "always", _("Always")
+
+
 class OperationKind(models.TextChoices):
     DEPLOY = "deploy", _("Deploy")
     RESTART = "restart", _("Restart")

@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from deployments.documents import service_documents, service_rows
 from deployments.models import Revision, Service
-from deployments.phases import DeployStatus, Phase, Wanted
+from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
 from deployments.specs import change_service, create_service
 from infini.events import difference
 from inventory.models import AIModel, Environment, Server
@@ -20,6 +20,7 @@ SPEC_FIELDS = {
     "run_as": "run_as",
     "cwd": "cwd",
     "probes": "probes",
+    "restart": "restart",
     "port": "port",
     "devices": "devices",
     "note": "note",
@@ -72,6 +73,7 @@ class ServiceSerializer(serializers.ModelSerializer):
     run_as = serializers.CharField(required=False, allow_blank=True, max_length=100)
     cwd = serializers.CharField(required=False, allow_blank=True, max_length=500)
     probes = serializers.DictField(required=False)
+    restart = serializers.ChoiceField(choices=RestartPolicy.choices, required=False)
     port = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=65535)
     note = serializers.CharField(required=False, allow_blank=True, max_length=500, write_only=True)
     path_prefix = serializers.RegexField(r"^(/[A-Za-z0-9._~/-]*)?$", required=False, allow_blank=True, max_length=100)
@@ -170,7 +172,7 @@ class RevisionSerializer(serializers.ModelSerializer):
     class Meta:
         model = Revision
         fields = [
-            *("number", "deploy_command", "stop_command", "env", "run_as", "cwd", "probes", "port"),
+            *("number", "deploy_command", "stop_command", "env", "run_as", "cwd", "probes", "port", "restart"),
             *("author", "note", "created_at", "current", "good", "changes"),
         ]
 

@@ -96,7 +96,8 @@ def _verb_due(instance: Instance) -> str | None:
     if instance.wanted == Wanted.RUNNING:
         if not acked:
             return "deploy"
-        return "tail" if instance.ready or instance.phase in ENDED else None
+        over = instance.ready or instance.phase in ENDED or instance.restarts >= closing.KEEPS_FAILING
+        return "tail" if over else None
     if not acked:
         return "stop"
     return "forget" if instance.wanted == Wanted.GONE and instance.phase in ENDED else None

@@ -10,6 +10,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments.models import Service
+from deployments.phases import RestartPolicy
 from deployments.specs import check_spec
 from infini.admin_base import (
     BaseForm,
@@ -17,6 +18,7 @@ from infini.admin_base import (
     SecretField,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelect2MultipleWidget,
+    UnfoldAdminSelectWidget,
     UnfoldAdminTextInputWidget,
 )
 from infini.errors import InfiniError
@@ -31,6 +33,7 @@ SPEC = {
     "run_as": "run_as",
     "cwd": "cwd",
     "port": "port",
+    "restart": "restart",
 }
 _PATH_PREFIX = RegexValidator(
     re.compile(r"^(/[A-Za-z0-9._~/-]*)?$"), _("A path begins with / and has letters, digits and . _ ~ - in it.")
@@ -113,6 +116,14 @@ class ServiceForm(BaseForm):
     cwd = forms.CharField(
         label=_("Working directory"), required=False, max_length=500, widget=UnfoldAdminTextInputWidget
     )
+    restart = forms.ChoiceField(
+        label=_("Start again by itself"),
+        required=False,
+        choices=RestartPolicy.choices,
+        initial=RestartPolicy.NEVER,
+        widget=UnfoldAdminSelectWidget,
+        help_text=_("When the process ends by itself; the agent waits longer each time, from 1 s up to 5 min."),
+    )
     note = forms.CharField(
         label=_("Note"),
         required=False,
@@ -132,6 +143,9 @@ class ServiceForm(BaseForm):
             self.fields["path_prefix"].required = False
         if self.instance.pk:
             self.initial = {**self.initial, **_stored(self.instance)}
+
+    def clean_restart(self) -> str:
+        return self.cleaned_data["restart"] or RestartPolicy.NEVER
 
     def clean(self) -> dict[str, Any] | None:
         super().clean()
