@@ -14,6 +14,7 @@ from deployments.observations import NotAnObservation, Observation
 from deployments.phases import ALIVE, ENDED, OPEN_STATES, Phase, Wanted
 from infini import events
 from infini.models import Event
+from inventory.devices import figures_of, record_devices
 from inventory.models import Server
 from inventory.querysets import agent_silence_limit
 
@@ -40,6 +41,7 @@ def record_reports(reports: list[Report]) -> None:
         known[instance.placement.server_id].append(instance)
     with transaction.atomic():
         _record_servers(reports)
+        record_devices({report.server_id: report.document or {} for report in answered})
         changed = [pk for report in answered for pk in _record_instances(report, known[report.server_id])]
         if changed:
             Operation.objects.filter(state__in=OPEN_STATES, results__instance__in=changed).update(
@@ -101,7 +103,7 @@ def _server_after(server: Server, report: Report) -> Server:
         server.agent_seen_at = report.asked_at
         server.agent_version = str(agent.get("version") or "")[:40]
         server.boot_id = str(agent.get("boot_id") or "")[:64]
-        server.figures = host
+        server.figures = host | figures_of(report.document)
     return server
 
 

@@ -95,10 +95,10 @@ def ago_text(moment: datetime) -> str:
     return f"{timezone.localtime(moment):%Y-%m-%d %H:%M}"
 
 
-def number(value: float | int | None, unit: str = "") -> SafeString:
-    """Right-aligned, tabular digits; a dash when nobody publishes it."""
+def number(value: float | int | None, unit: str = "", *, absent: str = "") -> SafeString:
+    """Right-aligned, tabular digits; a dash with the reason, by default that nobody publishes it."""
     if value is None:
-        return format_html('<span class="num absent" title="{}">{}</span>', _("Not published"), ABSENT)
+        return format_html('<span class="num absent" title="{}">{}</span>', absent or _("Not published"), ABSENT)
     shown = f"{value:,.10g}" if isinstance(value, float) else f"{value:,}"
     return format_html('<span class="num">{}{}</span>', shown, f" {unit}" if unit else "")
 

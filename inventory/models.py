@@ -6,7 +6,6 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from infini.fields import EncryptedTextField
@@ -201,7 +200,10 @@ class Server(Versioned):
 
 
 class Device(models.Model):
-    """One accelerator in a server, as its agent reports it; live figures are the last report's."""
+    """One accelerator in a server, as its agent reports it. Its live figures stand in ``Server.figures``.
+
+    ``present`` is false once a report no longer lists it; the row stays, so that nobody takes it for gone.
+    """
 
     server = models.ForeignKey(Server, models.CASCADE, related_name="devices", verbose_name=_("server"))
     uuid = models.CharField(_("UUID"), max_length=100)
@@ -210,13 +212,12 @@ class Device(models.Model):
     name = models.CharField(_("name"), max_length=100)
     memory_bytes = models.BigIntegerField(_("memory (bytes)"), null=True)
     slots = models.PositiveSmallIntegerField(_("slots"), default=1)
-    figures = models.JSONField(_("figures"), default=dict)
-    seen_at = models.DateTimeField(_("seen"), default=timezone.now)
+    present = models.BooleanField(_("present"), default=True)
 
     class Meta:
         verbose_name = _("device")
         verbose_name_plural = _("devices")
-        ordering = ["server__name", "index"]
+        ordering = ["server__name", "vendor", "index", "uuid"]
         constraints = [models.UniqueConstraint(fields=["server", "uuid"], name="device_unique_on_server")]
 
     def __str__(self) -> str:

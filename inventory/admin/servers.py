@@ -21,6 +21,7 @@ from inventory.models import Server
 from inventory.querysets import ServerStatus
 from inventory.servers import SECRETS, brand_for, check_agent_token, check_certificate, check_host, check_labels
 from inventory.servers import check_private_key as check_key
+from inventory.shown_devices import device_errors, device_rows
 
 CHECK = Verb(
     name="check",
@@ -158,7 +159,8 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "maintenance": shown.maintenance_chip() if row.maintenance else None,
             "figures": shown.figures(row),
             "figures_fresh": shown.agent_is_fresh(row),
-            "devices": list(row.devices.all()),
+            "devices": device_rows(row),
+            "device_errors": device_errors(row),
             "events": events_about(request.user, row),
             "check_error": row.check_error if row.reachable is False else "",
         }

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from deployments.models import Service
 from deployments.phases import Phase
-from inventory.models import Server
+from inventory.models import Device, Server
 from tests.admin.conftest import run_instances
 
 
@@ -104,3 +104,26 @@ def test_history_leads_to_the_timeline(viewing: Client, make_service: Callable[.
     service = make_service()
     response = viewing.get(f"/admin/deployments/service/{service.pk}/history/", follow=True)
     assert {event.kind for event in response.context["cl"].result_list} >= {"service.created", "service.revised"}
+
+
+def test_a_servers_devices_with_what_their_tools_tell_and_what_not(
+    viewing: Client, make_server: Callable[..., Server]
+) -> None:
+    figures = {
+        "devices": [
+            {"uuid": "a", "memory_used_bytes": 40 * 2**30, "temperature_celsius": 71.4, "health": "unhealthy",
+             "health_reason": "Double-bit ECC errors.", "power_watts": None, "utilization_percent": 0.0},
+        ],
+        "device_errors": {"ascend": "npu-smi did not answer within 5 s and was stopped."},
+    }  # fmt: skip
+    server = make_server(figures=figures)
+    Device.objects.create(server=server, uuid="a", index=0, vendor="nvidia", name="H100", memory_bytes=80 * 2**30)
+    Device.objects.create(server=server, uuid="b", index=1, vendor="nvidia", name="H100", present=False)
+
+    text = viewing.get(f"/admin/inventory/server/{server.pk}/").content.decode()
+
+    assert "Unhealthy" in text and "Double-bit ECC errors." in text and "Missing" in text
+    assert "40.0 / 80.0 GiB" in text and "71 °C" in text and "unverified" in text
+    assert "ascend: npu-smi did not answer" in text
+    assert "Its tool does not tell." in text  # a figure that is not there is a dash, and 0 % is 0 %
+    assert 'value="0" aria-label="Utilisation"' in text
