@@ -7,8 +7,9 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
+from deployments import rollout
 from deployments.claims import release_ports
-from deployments.lifecycle import remove_service
+from deployments.lifecycle import remove_service, return_to_good
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.observations import Observation
 from deployments.phases import ENDED, OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
@@ -90,11 +91,24 @@ def _close(operation: Operation, now: datetime) -> None:
         if not closed:
             return
         service = Service.objects.get(pk=operation.service_id)
+        if failed and rollout.goes_back(operation):
+            state = _return(operation, service, reason)
         data = {"operation": operation.pk, "results": {r.server_name: r.state for r in results}}
         events.record(f"service.{operation.kind}_{state}", service, by=operation.by, data=data)
         _tidy(operation, service, bool(failed))
     about = {"service": service.name, "kind": operation.kind, "state": str(state), "servers": len(results)}
     logger.info("operation.closed", extra=about)
+
+
+def _return(operation: Operation, service: Service, reason: str) -> OperationState:
+    """Go back by itself, if there is anything to go back to; the state the operation ends in."""
+    returning = return_to_good(service, operation)
+    if returning is None:
+        return OperationState.FAILED
+    good = returning.revision or service.good_revision
+    reason = f"{operation.revision} failed, {good} is deployed again. {reason}"
+    Operation.objects.filter(pk=operation.pk).update(state=OperationState.RETURNED, reason=reason[:500])
+    return OperationState.RETURNED
 
 
 def _tidy(operation: Operation, service: Service, failed: bool) -> None:

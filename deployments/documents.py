@@ -18,8 +18,8 @@ from deployments.querysets import ServiceQuerySet
 Row = dict[str, Any]
 _SPEC = ("command", "stop_command", "env", "run_as", "cwd", "probes", "port", "restart", "number")
 _COLUMNS = (
-    *("pk", "name", "environment__name", "model_id", "model__name", "served_model", "path_prefix", "wanted"),
-    *("version", "created_at", "deploy_status", "ready_count", "wanted_count", "current_revision_id"),
+    *("pk", "name", "environment__name", "model_id", "model__name", "served_model", "path_prefix", "max_unavailable"),
+    *("wanted", "version", "created_at", "deploy_status", "ready_count", "wanted_count", "current_revision_id"),
     *(f"current_revision__{column}" for column in _SPEC),
 )
 _INSTANCE_COLUMNS = (
@@ -68,6 +68,7 @@ def _document(row: Row, servers: list[Row], instances: list[Row], last: Row | No
         "model": {"id": row["model_id"], "name": row["model__name"]} if row["model_id"] else None,
         "served_model": row["served_model"],
         "path_prefix": row["path_prefix"],
+        "max_unavailable": row["max_unavailable"],
         "server_ids": [server["id"] for server in servers],
         "servers": servers,
         "deploy_command": row["current_revision__command"] or "",

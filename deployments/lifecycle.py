@@ -51,6 +51,29 @@ def roll_back(service: Service, *, by: events.Actor, number: int | None = None) 
         return _deploy(service, OperationKind.ROLL_BACK, by=by)
 
 
+def return_to_good(service: Service, failed: Operation) -> Operation | None:
+    """After a rolling update failed: run the last good revision again wherever the new one was tried.
+
+    None when there is no other good one. What had not had its turn still runs it and is left alone.
+    """
+    with transaction.atomic():
+        service = _locked(service)
+        good = service.good_revision
+        if good is None or good.pk == failed.revision_id:
+            return None
+        operation = open_operation(service, OperationKind.ROLL_BACK, by=None)
+        Operation.objects.filter(pk=operation.pk).update(revision=good)
+        tried = _instances(service).filter(results__operation=failed, results__deferred=False, wanted=Wanted.RUNNING)
+        ids = [instance.pk for instance in tried]
+        for instance in tried:
+            want_running(instance, instance.placement.server, good)
+        Service.objects.filter(pk=service.pk).update(current_revision=good, version=F("version") + 1)
+        data = {"revision": [failed.revision.number if failed.revision else None, good.number]}
+        events.record("service.returned", service, by=None, data=data)
+        begin(operation, _instances(service).filter(pk__in=ids))
+        return operation
+
+
 def _earlier_revision(service: Service, number: int | None) -> Revision:
     if number is not None:
         found = service.revisions.filter(number=number).first()
@@ -71,13 +94,18 @@ def _deploy(service: Service, kind: OperationKind, *, by: events.Actor) -> Opera
     if not any(placement.replicas for placement in placements):
         raise Invalid("This service is on no server yet; choose at least one.", code="no_servers")
     operation = open_operation(service, kind, by=by)
+    Operation.objects.filter(pk=operation.pk).update(revision=revision)
+    deferred = []
     for placement in placements:
         have = {i.ordinal: i for i in placement.instances.all()}
         for ordinal in range(placement.replicas):
             instance = have.pop(ordinal, None) or _new_instance(service, placement.pk, revision, ordinal)
-            _want_running(instance, placement.server, revision)
+            if service.max_unavailable and instance.ready:
+                deferred.append(instance.pk)
+            else:
+                want_running(instance, placement.server, revision)
         _want(have.values(), Wanted.GONE)
-    return _begin(operation, service, Wanted.RUNNING)
+    return _begin(operation, service, Wanted.RUNNING, deferred=frozenset(deferred))
 
 
 def restart(service: Service, *, by: events.Actor) -> Operation:
@@ -89,7 +117,7 @@ def restart(service: Service, *, by: events.Actor) -> Operation:
             raise Conflict("Nothing of this service was ever deployed; deploy it first.", code="never_deployed")
         operation = open_operation(service, OperationKind.RESTART, by=by)
         for instance in instances:
-            _want_running(instance, instance.placement.server, instance.revision)
+            want_running(instance, instance.placement.server, instance.revision)
         return _begin(operation, service, Wanted.RUNNING)
 
 
@@ -160,11 +188,13 @@ def _instances(service: Service):  # type: ignore[no-untyped-def]
     return Instance.objects.filter(placement__service=service).select_related("placement__server", "revision")
 
 
-def _begin(operation: Operation, service: Service, wanted: Wanted) -> Operation:
+def _begin(
+    operation: Operation, service: Service, wanted: Wanted, *, deferred: frozenset[int] = frozenset()
+) -> Operation:
     """Write down what is wanted and begin."""
     Service.objects.filter(pk=service.pk).update(wanted=wanted)
     service.wanted = wanted
-    begin(operation, _instances(service))
+    begin(operation, _instances(service), deferred=deferred)
     return operation
 
 
@@ -180,7 +210,8 @@ def _new_key(name: str) -> str:
     return f"{readable}-{secrets.token_hex(4)}"
 
 
-def _want_running(instance: Instance, server: Server, revision: Revision) -> None:
+def want_running(instance: Instance, server: Server, revision: Revision) -> None:
+    """State that ``instance`` is to run ``revision`` anew; call inside the transaction of a verb or a turn."""
     port = claim_port(instance, server=server, revision=revision)
     Instance.objects.filter(pk=instance.pk).update(
         revision=revision,

@@ -37,6 +37,15 @@ class Service(Versioned):
         default="/v1",
         help_text=_("Where the OpenAI paths begin on the model server."),
     )
+    max_unavailable = models.PositiveSmallIntegerField(
+        _("at most unavailable"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text=_(
+            "A new revision goes out to so many instances at a time, and back when one fails. Empty: all at once."
+        ),
+    )
     wanted = models.CharField(
         _("wanted"), max_length=10, choices=Wanted.choices, default=Wanted.STOPPED, editable=False
     )
@@ -55,7 +64,12 @@ class Service(Versioned):
         verbose_name_plural = _("services")
         ordering = ["name", "pk"]
         permissions = [("deploy_service", "Can deploy, restart and stop services")]
-        constraints = [models.UniqueConstraint(Lower("name"), name="service_name_unique")]
+        constraints = [
+            models.UniqueConstraint(Lower("name"), name="service_name_unique"),
+            models.CheckConstraint(
+                condition=Q(max_unavailable=None) | Q(max_unavailable__gte=1), name="service_max_unavailable_range"
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -229,6 +243,7 @@ class Operation(models.Model):
     kind = models.CharField(_("kind"), max_length=10, choices=OperationKind.choices)
     state = models.CharField(_("state"), max_length=10, choices=OperationState.choices, default=OperationState.QUEUED)
     by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("by"))
+    revision = models.ForeignKey(Revision, models.SET_NULL, null=True, related_name="+", verbose_name=_("revision"))
     force = models.BooleanField(default=False)
     reason = models.CharField(_("reason"), max_length=500, blank=True)
     created_at = models.DateTimeField(_("started"), default=timezone.now)
@@ -259,13 +274,17 @@ class Operation(models.Model):
 
 
 class OperationResult(models.Model):
-    """What one operation did on one instance; names are copied, so it outlives both instance and server."""
+    """What one operation did on one instance; names are copied, so it outlives both instance and server.
+
+    ``deferred``: its turn in a rolling update has not come; the instance runs on as it was.
+    """
 
     operation = models.ForeignKey(Operation, models.CASCADE, related_name="results")
     instance = models.ForeignKey(Instance, models.SET_NULL, null=True, related_name="results")
     server = models.ForeignKey(Server, models.SET_NULL, null=True, related_name="+")
     server_name = models.CharField(max_length=100)
     generation = models.PositiveIntegerField()
+    deferred = models.BooleanField(default=False)
     state = models.CharField(_("state"), max_length=10, choices=ResultState.choices, default=ResultState.WAITING)
     pid = models.PositiveIntegerField(null=True)
     exit_code = models.IntegerField(null=True)

@@ -33,10 +33,11 @@ def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, f
         ) from None
 
 
-def begin(operation: Operation, instances: Iterable[Instance]) -> None:
+def begin(operation: Operation, instances: Iterable[Instance], *, deferred: frozenset[int] = frozenset()) -> None:
     """Write down one result per instance and the event; queue the first step on commit.
 
-    ``instances`` as they are in the database, their placement and server loaded.
+    ``instances`` as they are in the database, their placement and server loaded; ``deferred`` are the ids of
+    those whose turn comes later.
     """
     OperationResult.objects.bulk_create(
         OperationResult(
@@ -45,6 +46,7 @@ def begin(operation: Operation, instances: Iterable[Instance]) -> None:
             server=instance.placement.server,
             server_name=instance.placement.server.name,
             generation=instance.generation,
+            deferred=instance.pk in deferred,
         )
         for instance in instances
     )

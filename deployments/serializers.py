@@ -77,6 +77,7 @@ class ServiceSerializer(serializers.ModelSerializer):
     port = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=65535)
     note = serializers.CharField(required=False, allow_blank=True, max_length=500, write_only=True)
     path_prefix = serializers.RegexField(r"^(/[A-Za-z0-9._~/-]*)?$", required=False, allow_blank=True, max_length=100)
+    max_unavailable = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=1000)
     version = serializers.IntegerField(required=False, min_value=1)
 
     class Meta:
@@ -89,6 +90,7 @@ class ServiceSerializer(serializers.ModelSerializer):
             "environment",
             "served_model",
             "path_prefix",
+            "max_unavailable",
             "server_ids",
             *(name for name in SPEC_FIELDS if name not in ("devices",)),
             "wanted",

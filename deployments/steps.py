@@ -15,7 +15,7 @@ from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from deployments import closing
+from deployments import closing, rollout
 from deployments.commands import deploy_body
 from deployments.models import Instance, Operation, OperationResult
 from deployments.observations import NotAnObservation, Observation
@@ -54,6 +54,7 @@ def advance(operation_id: int) -> None:
     if operation is None:
         return
     try:
+        rollout.take_turns(operation)
         for ask, answer in ask_each(_due_asks(operation), while_waiting=lambda: _renew(operation_id)):
             _record(operation, ask.about, answer)
         closing.settle(operation)
@@ -67,7 +68,9 @@ def _claim(operation_id: int) -> Operation | None:
     claimed = Operation.objects.filter(free, pk=operation_id, state__in=OPEN_STATES).update(
         state=OperationState.RUNNING, leased_until=now + LEASE, stepped_at=now
     )
-    return Operation.objects.select_related("service__model", "by").get(pk=operation_id) if claimed else None
+    if not claimed:
+        return None
+    return Operation.objects.select_related("service__model", "by", "revision").get(pk=operation_id)
 
 
 def _renew(operation_id: int) -> None:
@@ -75,9 +78,8 @@ def _renew(operation_id: int) -> None:
 
 
 def _due_asks(operation: Operation) -> Iterator[Ask]:
-    results = operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT]).select_related(
-        "instance__placement__server", "instance__revision"
-    )
+    unfinished = operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT], deferred=False)
+    results = unfinished.select_related("instance__placement__server", "instance__revision")
     for result in list(results):
         instance = result.instance
         if instance is None:

@@ -134,7 +134,7 @@ class ServiceForm(BaseForm):
 
     class Meta:
         model = Service
-        fields = ["name", "model", "environment", "served_model", "path_prefix"]
+        fields = ["name", "model", "environment", "served_model", "path_prefix", "max_unavailable"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

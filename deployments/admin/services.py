@@ -127,7 +127,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         (None, {"fields": ["name", "model", "environment", "placed_on"]}),
         (_("How it is started"), {"fields": ["deploy_command", "port", "restart", "env", "secret_env"]}),
         (_("How it is reached"), {"fields": ["path_prefix", "served_model"]}),
-        (_("More"), {"fields": ["run_as", "cwd", "stop_command", "note"], "classes": ["collapse"]}),
+        (_("More"), {"fields": ["max_unavailable", "run_as", "cwd", "stop_command", "note"], "classes": ["collapse"]}),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:

@@ -134,6 +134,14 @@ def test_each_change_of_the_command_is_a_revision_and_the_same_again_is_none(api
     assert api.patch(path, {"deploy_command": " "}, format="json").status_code == 400
 
 
+def test_a_rolling_update_is_asked_for_by_a_number(api: APIClient) -> None:
+    made = api.post("/api/services", {"name": "s", "max_unavailable": 2}, format="json").json()
+    assert made["max_unavailable"] == 2
+    for wrong in (0, -1, "two"):
+        answer = api.patch(f"/api/services/{made['id']}", {"max_unavailable": wrong}, format="json")
+        assert answer.status_code == 400 and "max_unavailable" in answer.json()["error"]["fields"]
+
+
 def test_rolling_back_deploys_the_last_good_revision(api: APIClient, server: Server) -> None:
     body = {"name": "s", "server_ids": [server.pk], "deploy_command": "sleep 300"}
     path = f"/api/services/{api.post('/api/services', body, format='json').json()['id']}"
