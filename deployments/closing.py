@@ -8,11 +8,12 @@ from django.db import transaction
 from django.utils import timezone
 
 from deployments import rollout
-from deployments.claims import release_ports
+from deployments.device_claims import release_devices
 from deployments.lifecycle import remove_service, return_to_good
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.observations import Observation
 from deployments.phases import ENDED, OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
+from deployments.ports import release_ports
 from deployments.specs import bury
 from infini import events
 
@@ -114,7 +115,9 @@ def _return(operation: Operation, service: Service, reason: str) -> OperationSta
 def _tidy(operation: Operation, service: Service, failed: bool) -> None:
     """Free what ended on purpose; remove what is to be gone."""
     ended = Instance.objects.filter(placement__service=service, wanted=Wanted.STOPPED, phase__in=ENDED)
-    release_ports(ended.values_list("pk", flat=True))
+    ids = list(ended.values_list("pk", flat=True))
+    release_ports(ids)
+    release_devices(ids)
     service.placements.filter(replicas=0, instances=None).delete()
     if operation.kind in (OperationKind.DEPLOY, OperationKind.ROLL_BACK) and not failed:
         Service.objects.filter(pk=service.pk).update(good_revision=service.current_revision)

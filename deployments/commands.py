@@ -6,6 +6,7 @@ import re
 import shlex
 from typing import Any
 
+from deployments.device_claims import device_environment
 from deployments.models import Instance, Service
 
 _PLACEHOLDER = re.compile(r"\{(port|host|service|model)\}")
@@ -29,7 +30,7 @@ def deploy_body(instance: Instance, service: Service) -> dict[str, Any]:
     secret = json.loads(revision.secret_env) if revision.secret_env else {}
     body: dict[str, Any] = {
         "command": fill(revision.command, values),
-        "env": {**revision.env, **secret},
+        "env": {**revision.env, **secret, **device_environment(instance)},
         "generation": instance.generation,
         "restart": revision.restart,
     }

@@ -16,7 +16,7 @@ from deployments.phases import Phase, RestartPolicy, Wanted
 from deployments.querysets import ServiceQuerySet
 
 Row = dict[str, Any]
-_SPEC = ("command", "stop_command", "env", "run_as", "cwd", "probes", "port", "restart", "number")
+_SPEC = ("command", "stop_command", "env", "run_as", "cwd", "probes", "port", "devices", "restart", "number")
 _COLUMNS = (
     *("pk", "name", "environment__name", "model_id", "model__name", "served_model", "path_prefix", "max_unavailable"),
     *("wanted", "version", "created_at", "deploy_status", "ready_count", "wanted_count", "current_revision_id"),
@@ -79,6 +79,7 @@ def _document(row: Row, servers: list[Row], instances: list[Row], last: Row | No
         "cwd": row["current_revision__cwd"] or "",
         "probes": row["current_revision__probes"] if has_revision else {},
         "port": row["current_revision__port"],
+        "devices": row["current_revision__devices"] or 0,
         "restart": row["current_revision__restart"] or RestartPolicy.NEVER,
         "revision": row["current_revision__number"],
         "wanted": row["wanted"],

@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from deployments.claims import claim_port
+from deployments.device_claims import claim_devices
 from deployments.models import Instance, Operation, Revision, Service
 from deployments.operations import begin, open_operation, supersede
 from deployments.phases import (
@@ -21,6 +21,7 @@ from deployments.phases import (
     Phase,
     Wanted,
 )
+from deployments.ports import claim_port
 from infini import events
 from infini.errors import Conflict, Invalid, NotFound
 from inventory.models import Server
@@ -213,6 +214,7 @@ def _new_key(name: str) -> str:
 def want_running(instance: Instance, server: Server, revision: Revision) -> None:
     """State that ``instance`` is to run ``revision`` anew; call inside the transaction of a verb or a turn."""
     port = claim_port(instance, server=server, revision=revision)
+    claim_devices(instance, server=server, revision=revision)
     Instance.objects.filter(pk=instance.pk).update(
         revision=revision,
         wanted=Wanted.RUNNING,

@@ -73,6 +73,9 @@ class ServiceSerializer(serializers.ModelSerializer):
     run_as = serializers.CharField(required=False, allow_blank=True, max_length=100)
     cwd = serializers.CharField(required=False, allow_blank=True, max_length=500)
     probes = serializers.DictField(required=False)
+    devices = serializers.IntegerField(
+        required=False, min_value=0, max_value=64, help_text="Accelerators each instance gets for itself."
+    )
     restart = serializers.ChoiceField(choices=RestartPolicy.choices, required=False)
     port = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=65535)
     note = serializers.CharField(required=False, allow_blank=True, max_length=500, write_only=True)
@@ -92,7 +95,7 @@ class ServiceSerializer(serializers.ModelSerializer):
             "path_prefix",
             "max_unavailable",
             "server_ids",
-            *(name for name in SPEC_FIELDS if name not in ("devices",)),
+            *SPEC_FIELDS,
             "wanted",
             "version",
             "created_at",
@@ -174,7 +177,18 @@ class RevisionSerializer(serializers.ModelSerializer):
     class Meta:
         model = Revision
         fields = [
-            *("number", "deploy_command", "stop_command", "env", "run_as", "cwd", "probes", "port", "restart"),
+            *(
+                "number",
+                "deploy_command",
+                "stop_command",
+                "env",
+                "run_as",
+                "cwd",
+                "probes",
+                "port",
+                "devices",
+                "restart",
+            ),
             *("author", "note", "created_at", "current", "good", "changes"),
         ]
 

@@ -11,7 +11,7 @@ from inventory.models import Device, Server
 Report = Mapping[str, Any]
 
 MOST_DEVICES = 256
-_COLUMNS = ("index", "vendor", "name", "memory_bytes", "slots", "present")
+_COLUMNS = ("index", "vendor", "name", "memory_bytes", "slots", "present", "visible_by", "visible_with")
 
 
 def figures_of(report: Report) -> dict[str, Any]:
@@ -63,11 +63,24 @@ def _take(device: Device, document: Mapping[str, Any]) -> bool:
         "memory_bytes": _number(document.get("memory_total_bytes")),
         "slots": _number(document.get("slots")) or 0,
         "present": True,
+        "visible_by": _variables(document),
+        "visible_with": _texts(document.get("environment")),
     }
     before = {name: getattr(device, name) for name in values} if device.pk else None
     for name, value in values.items():
         setattr(device, name, value)
     return before != values
+
+
+def _variables(document: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that choose this device, with its value; docs/agent-protocol.md, Devices."""
+    value, also = document.get("visible_value"), document.get("visible_also")
+    names = [document.get("visible_variable"), *(also if isinstance(also, list) else [])]
+    return {name: str(value) for name in names if isinstance(name, str) and name} if value is not None else {}
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, dict) else {}
 
 
 def _missing(have: Mapping[str, Device], listed: Mapping[str, Any], report: Report) -> list[Device]:

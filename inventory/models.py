@@ -213,6 +213,9 @@ class Device(models.Model):
     memory_bytes = models.BigIntegerField(_("memory (bytes)"), null=True)
     slots = models.PositiveSmallIntegerField(_("slots"), default=1)
     present = models.BooleanField(_("present"), default=True)
+    # By which variables a process is given this device: {"VARIABLE": "value"}, and what must be set beside them.
+    visible_by = models.JSONField(default=dict)
+    visible_with = models.JSONField(default=dict)
 
     class Meta:
         verbose_name = _("device")

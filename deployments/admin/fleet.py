@@ -48,7 +48,7 @@ def server_part(request: HttpRequest, server: Any) -> Part | None:
     instances = Instance.objects.filter(placement__server=server).select_related(
         "placement__service", "placement__server", "revision"
     )
-    here = instances.order_by("placement__service__name", "ordinal")
+    here = instances.order_by("placement__service__name", "ordinal").prefetch_related("device_claims__device")
     rows = [{"instance": i, "chip": instance_chip(i), "seen_at": last_seen(i)} for i in here]
     return "partials/server_instances.html", {"rows": rows}
 

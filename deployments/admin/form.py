@@ -34,6 +34,7 @@ SPEC = {
     "cwd": "cwd",
     "port": "port",
     "restart": "restart",
+    "devices": "devices",
 }
 _PATH_PREFIX = RegexValidator(
     re.compile(r"^(/[A-Za-z0-9._~/-]*)?$"), _("A path begins with / and has letters, digits and . _ ~ - in it.")
@@ -124,6 +125,14 @@ class ServiceForm(BaseForm):
         widget=UnfoldAdminSelectWidget,
         help_text=_("When the process ends by itself; the agent waits longer each time, from 1 s up to 5 min."),
     )
+    devices = forms.IntegerField(
+        label=_("Devices per instance"),
+        required=False,
+        min_value=0,
+        max_value=64,
+        widget=UnfoldAdminIntegerFieldWidget,
+        help_text=_("Accelerators it gets for itself and sees alone. Empty: none is reserved, it sees all."),
+    )
     note = forms.CharField(
         label=_("Note"),
         required=False,
@@ -143,6 +152,9 @@ class ServiceForm(BaseForm):
             self.fields["path_prefix"].required = False
         if self.instance.pk:
             self.initial = {**self.initial, **_stored(self.instance)}
+
+    def clean_devices(self) -> int:
+        return self.cleaned_data["devices"] or 0
 
     def clean_restart(self) -> str:
         return self.cleaned_data["restart"] or RestartPolicy.NEVER

@@ -125,7 +125,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
     empty_text = _("A service runs a model server on your servers. Add one with the command that starts it.")
     fieldsets = [
         (None, {"fields": ["name", "model", "environment", "placed_on"]}),
-        (_("How it is started"), {"fields": ["deploy_command", "port", "restart", "env", "secret_env"]}),
+        (_("How it is started"), {"fields": ["deploy_command", "port", "devices", "restart", "env", "secret_env"]}),
         (_("How it is reached"), {"fields": ["path_prefix", "served_model"]}),
         (_("More"), {"fields": ["max_unavailable", "run_as", "cwd", "stop_command", "note"], "classes": ["collapse"]}),
     ]

@@ -1,0 +1,67 @@
+"""Accelerators given to instances, claimed in the database before any agent is asked; never one slot twice."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from django.db import IntegrityError, transaction
+
+from deployments.models import DeviceClaim, Instance, Revision
+from infini.errors import Conflict
+from inventory.models import Device, Server
+
+
+def claim_devices(instance: Instance, *, server: Server, revision: Revision) -> None:
+    """Give ``instance`` as many devices of one vendor as its revision needs; it keeps those it has when they do.
+
+    Call inside the transaction that deploys. Raises Conflict that says what is missing on which server.
+    """
+    held = list(DeviceClaim.objects.filter(instance=instance).select_related("device"))
+    if len(held) == revision.devices and all(claim.device.present for claim in held):
+        return
+    release_devices([instance.pk])
+    if not revision.devices:
+        return
+    chosen = _choose(server, revision.devices)
+    try:
+        with transaction.atomic():
+            DeviceClaim.objects.bulk_create(
+                DeviceClaim(device=device, slot=slot, instance=instance) for device, slot in chosen
+            )
+    except IntegrityError:
+        raise Conflict(
+            f"Devices on {server} were given to another service meanwhile; try again.", code="devices_taken"
+        ) from None
+
+
+def release_devices(instance_ids: Iterable[int]) -> None:
+    """Give the devices back; only once the processes are known to be gone."""
+    DeviceClaim.objects.filter(instance__in=list(instance_ids)).delete()
+
+
+def device_environment(instance: Instance) -> dict[str, str]:
+    """The variables by which the process sees its devices and no others, in the vendor's own words."""
+    values: dict[str, list[str]] = defaultdict(list)
+    environment: dict[str, str] = {}
+    for claim in instance.device_claims.select_related("device").order_by("device__index", "slot"):
+        environment |= claim.device.visible_with
+        for variable, value in claim.device.visible_by.items():
+            values[variable].append(value)
+    return environment | {variable: ",".join(texts) for variable, texts in values.items()}
+
+
+def _choose(server: Server, count: int) -> list[tuple[Device, int]]:
+    """Free slots of the vendor that has the most of them, lowest index first; raises Conflict."""
+    taken = set(DeviceClaim.objects.filter(device__server=server).values_list("device_id", "slot"))
+    free: dict[str, list[tuple[Device, int]]] = defaultdict(list)
+    devices = list(Device.objects.filter(server=server))
+    for device in devices:
+        if not device.present:
+            continue
+        slot = next((s for s in range(device.slots) if (device.pk, s) not in taken), None)
+        if slot is not None:
+            free[device.vendor].append((device, slot))
+    best = max(free.values(), key=len, default=[])
+    if len(best) < count:
+        known = f"{len(best)} of {len(devices)} are free" if devices else "none is known there"
+        raise Conflict(f"{server}: {count} devices are needed and {known}.", code="devices_missing")
+    return best[:count]
