@@ -6,7 +6,7 @@ One file, standard library only, Python 3.8 or newer. `docs/agent-protocol.md` i
 Three kinds of process take part:
 
 * the agent: HTTP in front, every instance's state in memory, one background thread (`Watcher`);
-* the spawner: a small single-threaded child of the agent that forks shims when asked;
+* the spawner: a small single-threaded child of the agent that forks shims when asked, and one ahead;
 * a shim for each instance: detached, it owns the process, its log and its exit code.
 
 Agent and spawner may be killed at any moment. The files of an instance say all that a new agent needs:
@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import select
@@ -31,23 +32,28 @@ import stat
 import sys
 import threading
 import time
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, NoReturn, Set, Tuple
 
 if sys.platform != "win32":
     import fcntl
     import pwd
+    import resource
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 PROTOCOL = 1
 
 Json = Dict[str, Any]
 
 KEY_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 BODY_LIMIT = 1024 * 1024
+UPGRADE_BODY_LIMIT = 4 * 1024 * 1024  # of a source of at most a mebibyte, whatever JSON makes of it
+UPGRADE_WITHIN = 10.0
 LOG_SEGMENT_BYTES = 10 * 1000 * 1000
 LOG_SEGMENTS = 3
 LOG_ANSWER_BYTES = 64 * 1024
 LOG_ANSWER_LIMIT = 1024 * 1024
+LOG_WAIT_SECONDS = 25
+LOG_LOOK_SECONDS = 0.2
 READ_BYTES = 64 * 1024
 STOP_GRACE = 5.0
 STOP_COMMAND_LIMIT = 60.0
@@ -59,6 +65,8 @@ PROBE_TIMEOUT = 1.0
 SHIM_ANSWER_WITHIN = 2.0
 IDLE_CONNECTION_SECONDS = 75.0
 CONNECTIONS = 256
+RESTART_HISTORY = 10
+SPARE_SHIM_AFTER = 0.01  # seconds without a request
 UNKNOWN = "unknown"
 WAITING_FOR_SHIM = "Waiting for the shim of an earlier run to end."
 # Isolated and light; UTF-8 whatever the locale, as the bodies of requests are.
@@ -324,6 +332,76 @@ def tree_members(leader: Identity | None, mark: str, boot_id: str) -> List[Ident
     ]
 
 
+# --- Control groups: one for each instance, where a part of the hierarchy was handed to the agent ------
+
+CGROUP_MOUNT = "/sys/fs/cgroup"
+
+
+def write_cgroup(folder: str, name: str, value: str) -> None:
+    """Write to a control file; raise OSError where the kernel has none or refuses."""
+    fd = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def own_cgroup() -> str | None:
+    """Return the folder of the cgroup that this process is in; None without a pure cgroup v2 hierarchy."""
+    if not os.path.exists(os.path.join(CGROUP_MOUNT, "cgroup.controllers")):
+        return None
+    with contextlib.suppress(OSError):
+        for line in read_proc("/proc/self/cgroup").decode("utf-8", "replace").splitlines():
+            if line.startswith("0::/"):
+                return os.path.join(CGROUP_MOUNT, line[4:]).rstrip("/")
+    return None
+
+
+def is_delegated(folder: str) -> bool:
+    """Tell whether the service manager has left this cgroup to us: systemd marks it so."""
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(folder, name) == b"1":
+                return os.access(os.path.join(folder, "cgroup.procs"), os.W_OK)
+    return False
+
+
+class Cgroups:
+    """The part of the cgroup hierarchy that is the agent's to use, if any.
+
+    Memory limits need the controller switched on below `root`, which the kernel allows only while `root`
+    itself holds no process. So they work where the agent sits in a cgroup beside those of its instances
+    (systemd: DelegateSubgroup=); switching it on anywhere else would keep systemd from starting us again.
+    """
+
+    def __init__(self) -> None:
+        self.root: str | None = os.environ.get("INFINI_CGROUP_ROOT") or None
+        own = own_cgroup() if self.root is None and sys.platform.startswith("linux") else None
+        if own is not None:
+            found = [folder for folder in (os.path.dirname(own), own) if is_delegated(folder)]
+            self.root = found[0] if found else None
+        self.holds_agent = own is not None and self.root == own
+
+    def folder(self, mark: str) -> str | None:
+        """Return the cgroup for the instance with this mark."""
+        return os.path.join(self.root, "infini-" + mark.replace("/", "-")) if self.root else None
+
+    def refuse_memory_limit(self) -> str:
+        """Return why no memory limit can be set; an empty text when it can."""
+        if self.root is None:
+            return "The agent was given no cgroup v2 subtree (systemd: Delegate=yes, DelegateSubgroup=agent)."
+        if self.holds_agent:
+            return "The agent shares its cgroup with its instances (systemd 254: DelegateSubgroup=agent)."
+        try:
+            with open(os.path.join(self.root, "cgroup.controllers"), encoding="ascii") as file:
+                if "memory" not in file.read().split():
+                    return "The agent's cgroup has no memory controller."
+            write_cgroup(self.root, "cgroup.subtree_control", "+memory")
+        except OSError as error:
+            return "The agent may not use the memory controller of its cgroup: %s." % error.strerror
+        return ""
+
+
 # --- The log: segments named by the offset of their first byte ----------------------------------------
 
 
@@ -383,6 +461,14 @@ def last_lines(folder: str, since: int, count: int, limit: int) -> Tuple[int, by
         if position < 0:
             return start, data
     return start + position + 1, data[position + 1 :]
+
+
+def log_state(folder: str) -> Tuple[int, int] | None:
+    """Return what changes whenever there may be more of a log to read, None when it is gone."""
+    try:
+        return os.stat(folder).st_mtime_ns, log_size(folder)
+    except OSError:
+        return None
 
 
 class LogWriter:
@@ -448,6 +534,7 @@ class Shim:
         self.folder: str = request["folder"]
         self.run_id: str = request["run"]
         self.mark: str = request["mark"]
+        self.cgroup: str | None = request.get("cgroup")
         self.boot_id = boot_id
         self.tell = tell
         self.leader: Identity | None = None
@@ -552,6 +639,7 @@ class Shim:
         gate_read, gate_write = os.pipe()
         pid = self.fork_command(self.spec["command"], gate_read)
         os.close(gate_read)
+        self.enter_cgroup(pid)
         # A child killed at once has no start time where only live processes have one.
         self.leader = identify(pid, self.boot_id) or Identity(pid, "", self.boot_id)
         record = self.process_record(document, iso_now(), time.monotonic())
@@ -560,6 +648,38 @@ class Shim:
         os.close(gate_write)
         self.tell({"event": "started", "process": record})
         return True
+
+    def enter_cgroup(self, pid: int) -> None:
+        """Put the child that waits at the gate into its cgroup; it runs without one, but not without its limit."""
+        limit = (self.spec.get("limits") or {}).get("memory_bytes")
+        try:
+            if self.cgroup is None:
+                raise OSError(errno.ENOENT, "no cgroup can be used any more")
+            os.makedirs(self.cgroup, exist_ok=True)
+            if limit:
+                write_cgroup(self.cgroup, "memory.max", str(limit))
+                # A server that has lost one of its processes to the limit is of no use.
+                write_cgroup(self.cgroup, "memory.oom.group", "1")
+            write_cgroup(self.cgroup, "cgroup.procs", str(pid))
+        except OSError as error:
+            self.leave_cgroup()
+            self.cgroup = None
+            if limit:
+                raise OSError(error.errno, "its memory limit could not be set: %s" % error.strerror) from error
+
+    def leave_cgroup(self) -> None:
+        """Remove the cgroup, which is empty by now."""
+        if self.cgroup is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.cgroup)
+
+    def ran_out_of_memory(self) -> bool:
+        """Tell whether the kernel's out-of-memory killer has been at this instance's cgroup."""
+        if self.cgroup is not None:
+            with contextlib.suppress(OSError, ValueError):
+                events = read_proc(os.path.join(self.cgroup, "memory.events")).decode().split()
+                return int(dict(zip(events[::2], events[1::2])).get("oom_kill", 0)) > 0  # noqa: B905
+        return False
 
     def process_record(self, document: Json, started_at: str, started_monotonic: float) -> Json:
         """Return the content of process.json."""
@@ -571,6 +691,7 @@ class Shim:
             "started_at": started_at,
             "started_monotonic": started_monotonic,
             "log_start": self.log.first + self.log.length,
+            "cgroup": self.cgroup,
         }
 
     def find_process(self) -> bool:
@@ -582,6 +703,7 @@ class Shim:
             ended = read_json(self.path("exit.json")) or {}
             self.leader_ended = ended.get("run") == self.run_id
         self.leader = identity_from(record.get("process"))
+        self.cgroup = record.get("cgroup")
         record["shim"] = identify(os.getpid(), self.boot_id)
         # A full disk must not keep the process without a reader; the agent is told all the same.
         with contextlib.suppress(OSError):
@@ -639,6 +761,7 @@ class Shim:
             if self.leader_ended and self.tree_is_gone():
                 break
         self.drain()
+        self.leave_cgroup()
         # The sign of a clean end: where the FIFO is left, another shim is sent to see to leftovers.
         with contextlib.suppress(OSError):
             os.unlink(self.fifo_path)
@@ -739,7 +862,9 @@ class Shim:
             "run": self.run_id,
             "exit_code": code,
             "finished_at": iso_now(),
+            "finished_monotonic": time.monotonic(),
             "killed_after_grace": self.killed,
+            "out_of_memory": self.ran_out_of_memory(),
         }
         while True:
             try:
@@ -762,7 +887,10 @@ class Shim:
         return [Identity(pid, processes[pid].start, self.boot_id) for pid in found]
 
     def signal_tree(self, number: int) -> None:
-        """Signal the group at once, then everyone outside of it one by one."""
+        """Signal the group at once, then everyone outside of it one by one; a cgroup ends all at a stroke."""
+        if number == signal.SIGKILL and self.cgroup is not None:
+            with contextlib.suppress(OSError):  # cgroup.kill came with Linux 5.14
+                write_cgroup(self.cgroup, "cgroup.kill", "1")
         group = self.leader.pid if self.leader else 0
         held = self.is_parent and not self.reaped
         told = False
@@ -817,10 +945,14 @@ def become_subreaper() -> None:
 
 
 def restore_signals() -> None:
-    """Undo in a forked child what the shim and Python do to signals."""
+    """Undo in a forked child what the shim, Python and whoever started the agent did to signals.
+
+    A shell ignores SIGINT and SIGQUIT for what it starts in the background, and that is inherited.
+    """
     signal.set_wakeup_fd(-1)
-    for name in ("SIGTERM", "SIGCHLD", "SIGPIPE", "SIGINT", "SIGHUP", "SIGXFSZ"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):  # SIGKILL, SIGSTOP, those the C library keeps
+            signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
@@ -831,6 +963,9 @@ def run_command(command: str, spec: Json, mark: str, output: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         environment = dict(os.environ)
+        files = (spec.get("limits") or {}).get("open_files")
+        if files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         folder = become_account(spec.get("user"), environment)
         environment.update(spec.get("env") or {})
         environment.update(INFINI_INSTANCE=mark.split("/", 1)[1], INFINI_TREE=mark)
@@ -877,7 +1012,7 @@ def become_account(user: str | None, environment: Dict[str, str]) -> str | None:
 
 
 def spawner_main(fd: int) -> None:
-    """Fork a shim for each request line on socket `fd`; end when the agent is gone."""
+    """Have a shim for each request line on socket `fd`; end when the agent is gone."""
     import gc  # noqa: PLC0415 - only here
 
     load_prctl()
@@ -892,48 +1027,97 @@ def spawner_main(fd: int) -> None:
     gc.freeze()
     boot_id = read_boot_id()
     buffered = b""
+    spare: socket.socket | None = None
     while True:
+        # A spare is forked in a quiet moment: it would only be in the way of the shims just asked for.
+        if spare is None and not select.select([link], [], [], SPARE_SHIM_AFTER)[0]:
+            spare = fork_spare(boot_id, link)
         data = link.recv(READ_BYTES)
         if not data:
             return
         buffered += data
         while b"\n" in buffered:
             line, buffered = buffered.split(b"\n", 1)
-            fork_shim(json.loads(line.decode()), boot_id, link)
+            if spare is None or not hand_over(spare, line):
+                fork_shim(json.loads(line.decode()), boot_id, link)
+            spare = None
+
+
+def fork_spare(boot_id: str, link: socket.socket) -> socket.socket | None:
+    """Fork a shim that waits for its request, so that the next start need not wait for a fork."""
+    ours, theirs = socket.socketpair()
+    try:
+        pid = os.fork()
+    except OSError:
+        ours.close()
+        theirs.close()
+        return None
+    if pid == 0:
+        try:
+            ours.close()
+            detach()
+            line = b""
+            while not line.endswith(b"\n"):
+                data = theirs.recv(READ_BYTES)
+                if not data:
+                    return None  # the spawner ended
+                line += data
+            theirs.close()
+            shim_main(json.loads(line.decode()), boot_id, link)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours
+
+
+def hand_over(spare: socket.socket, line: bytes) -> bool:
+    """Give a request to the spare shim; False when that one is gone."""
+    with spare:
+        try:
+            spare.sendall(line + b"\n")
+            return True
+        except OSError:
+            return False
 
 
 def fork_shim(request: Json, boot_id: str, link: socket.socket) -> None:
     """Fork one shim; a fork that fails is told to the agent."""
-
-    def tell(message: Json) -> None:
-        # A shim whose agent is gone goes on: the files say the same. MSG_DONTWAIT never lets it hang.
-        message.update(folder=request["folder"], run=request["run"])
-        with contextlib.suppress(OSError):
-            link.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT)
-
     try:
         pid = os.fork()
     except OSError as error:
-        tell({"event": "error", "message": "The system could not start a process: %s." % error.strerror})
+        message = "The system could not start a process: %s." % error.strerror
+        tell_agent(link, request, {"event": "error", "message": message})
         return
     if pid == 0:
         try:
-            shim_main(request, boot_id, tell, link)
+            detach()
+            shim_main(request, boot_id, link)
         finally:
             os._exit(0)
 
 
-def shim_main(request: Json, boot_id: str, tell: Callable[[Json], None], link: socket.socket) -> None:
-    """Be the shim that `request` asks for, detached from agent and spawner."""
+def tell_agent(link: socket.socket, request: Json, message: Json) -> None:
+    """Send a message about a request; a shim whose agent is gone goes on, because the files say the same."""
+    message.update(folder=request["folder"], run=request["run"])
+    with contextlib.suppress(OSError):
+        link.send(json.dumps(message).encode() + b"\n", socket.MSG_DONTWAIT)  # it must never hang
+
+
+def detach() -> None:
+    """Leave the agent's and the spawner's session, terminal and files."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def shim_main(request: Json, boot_id: str, link: socket.socket) -> None:
+    """Be the shim that `request` asks for."""
     told = []
 
     def tell_once(message: Json) -> None:
-        tell(message)
+        tell_agent(link, request, message)
         told.append(True)
         link.close()  # a shim holds nothing of the agent's, or the agent's end would not be seen
 
@@ -941,7 +1125,9 @@ def shim_main(request: Json, boot_id: str, tell: Callable[[Json], None], link: s
         Shim(request, boot_id, tell_once).main(request["adopt"])
     except Exception as error:  # noqa: BLE001 - the last chance to say why there is no process
         if not told:
-            tell({"event": "error", "message": "The shim could not start the process: %s." % error})
+            tell_agent(
+                link, request, {"event": "error", "message": "The shim could not start the process: %s." % error}
+            )
         with contextlib.suppress(OSError):
             text = "%s %s: %s\n" % (iso_now(), type(error).__name__, error)
             write_file(os.path.join(request["folder"], "shim.error"), text.encode(), durable=False)
@@ -993,6 +1179,16 @@ class Spawner:
         self.link = ours
         self.on_new_link(ours)
         return ours
+
+    def close(self) -> None:
+        """End the spawner after what it was asked for, and see it off: no one else would."""
+        with self.lock, contextlib.suppress(OSError):
+            if self.link is None:
+                return
+            self.link.shutdown(socket.SHUT_WR)
+            until = time.monotonic() + 2
+            while self.process.poll() is None and time.monotonic() < until:
+                time.sleep(0.005)
 
     def lost(self, link: socket.socket) -> None:
         """Note that the spawner behind `link` ended; the next request starts another."""
@@ -1088,7 +1284,10 @@ def windows_shim_main(request: Json) -> None:
             output_of("taskkill", "/T", "/F", "/PID", str(leader.pid if leader else 0))
         time.sleep(0.2)
     code = process.returncode if process else UNKNOWN
-    ended = {"run": run, "exit_code": code, "finished_at": iso_now(), "killed_after_grace": False}
+    ended = {
+        "run": run, "exit_code": code, "finished_at": iso_now(), "finished_monotonic": time.monotonic(),
+        "killed_after_grace": False,
+    }  # fmt: skip
     write_json(os.path.join(folder, "exit.json"), ended, durable=True)
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(folder, "stop"))
@@ -1148,6 +1347,8 @@ def is_probe_path(value: Any) -> bool:
 
 Check = Tuple[Callable[[Any], bool], str]
 
+RESTART_POLICIES = ("never", "on-failure", "always")
+
 DEPLOY_FIELDS: Dict[str, Check] = {
     "command": (
         lambda value: is_text(value) and bool(value.strip()),
@@ -1160,11 +1361,23 @@ DEPLOY_FIELDS: Dict[str, Check] = {
     "generation": (lambda value: is_integer(value, 0, 2**53), "Give an integer, 0 or more."),
     "probes": (lambda value: isinstance(value, dict), "Give an object."),
     "restart": (
-        lambda value: value in ("never", "on-failure", "always"),
-        "Give never, on-failure or always.",
+        lambda value: isinstance(value, dict) or value in RESTART_POLICIES,
+        "Give never, on-failure or always, or an object.",
     ),
+    "limits": (lambda value: isinstance(value, dict), "Give an object."),
     "stop_command": (is_text, "Give a text."),
     "stop_grace": (lambda value: is_number(value, 0, 3600), "Give a number of seconds from 0 to 3600."),
+}
+RESTART_FIELDS: Dict[str, Check] = {
+    "policy": (lambda value: value in RESTART_POLICIES, "Give never, on-failure or always."),
+    "max_restarts": (lambda value: is_integer(value, 0, 10**6), "Give an integer, 0 or more."),
+    "backoff_first_seconds": (lambda value: is_number(value, 0.1, 3600), "Give seconds from 0.1 to 3600."),
+    "backoff_most_seconds": (lambda value: is_number(value, 0.1, 86400), "Give seconds from 0.1 to 86400."),
+    "stable_seconds": (lambda value: is_number(value, 0, 86400), "Give seconds from 0 to 86400."),
+}
+LIMIT_FIELDS: Dict[str, Check] = {
+    "open_files": (lambda value: is_integer(value, 16, 2**30), "Give an integer from 16 to 2^30."),
+    "memory_bytes": (lambda value: is_integer(value, 2**20, 2**60), "Give bytes, a mebibyte or more."),
 }
 PROBE_FIELDS: Dict[str, Check] = {
     "type": (lambda value: value in ("tcp", "http", "none"), "Give tcp, http or none."),
@@ -1214,6 +1427,10 @@ def checked_spec(body: Json) -> Json:
             wrong["port"] = ["A %s probe needs the port." % probes["type"]]
     if body.get("command") is None:
         wrong["command"] = [DEPLOY_FIELDS["command"][1]]
+    wrong.update(check_restart(body.get("restart")))
+    limits = body.get("limits")
+    if isinstance(limits, dict):
+        wrong.update(check_fields(limits, LIMIT_FIELDS, "limits."))
     refuse_if(wrong)
     check_account(body.get("user"))
     spec = {name: value for name, value in body.items() if value is not None and name != "generation"}
@@ -1221,6 +1438,41 @@ def checked_spec(body: Json) -> Json:
     spec.setdefault("stop_grace", STOP_GRACE)
     spec.setdefault("restart", "never")
     return spec
+
+
+def check_limits(limits: Json, cgroups: Cgroups) -> None:
+    """Refuse a limit that this agent cannot give a command; raise ApiError 400."""
+    wrong: Dict[str, List[str]] = {}
+    if limits.get("open_files") is not None:
+        most = most_open_files()
+        if limits["open_files"] > most:
+            wrong["limits.open_files"] = ["The agent may allow at most %d here." % most]
+    if limits.get("memory_bytes") is not None:
+        reason = cgroups.refuse_memory_limit()
+        if reason:
+            wrong["limits.memory_bytes"] = [reason]
+    refuse_if(wrong)
+
+
+def most_open_files() -> int:
+    """Return how many open files a command may be allowed at most; 0 where there is no such limit."""
+    if os.name == "nt":
+        return 0
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or os.geteuid() == 0:
+        with contextlib.suppress(OSError, ValueError):
+            return max(hard, int(read_proc("/proc/sys/fs/nr_open")))
+    return 2**30 if hard == resource.RLIM_INFINITY else hard
+
+
+def check_restart(value: Any) -> Dict[str, List[str]]:
+    """Return what is wrong in a restart policy that is given as an object."""
+    if not isinstance(value, dict):
+        return {}
+    wrong = check_fields(value, RESTART_FIELDS, "restart.")
+    if value.get("policy") is None:
+        wrong["restart.policy"] = [RESTART_FIELDS["policy"][1]]
+    return wrong
 
 
 def check_account(user: str | None) -> None:
@@ -1247,6 +1499,49 @@ def checked_generation(body: Json) -> int | None:
 # --- Instances ----------------------------------------------------------------------------------------
 
 
+class RestartPolicy(NamedTuple):
+    """When a command that ended is started again, and how long that waits."""
+
+    policy: str
+    most: int | None
+    first: float
+    ceiling: float
+    stable: float
+
+    @classmethod
+    def of(cls, spec: Json | None) -> RestartPolicy:
+        """Return the policy of a checked deploy, with the defaults filled in."""
+        given = (spec or {}).get("restart") or "never"
+        fields = {"policy": given} if isinstance(given, str) else given
+
+        def value(name: str, default: Any) -> Any:
+            return default if fields.get(name) is None else fields[name]
+
+        return cls(
+            value("policy", "never"),
+            value("max_restarts", None),
+            value("backoff_first_seconds", 1.0),
+            value("backoff_most_seconds", 300.0),
+            value("stable_seconds", 60.0),
+        )
+
+    def wants(self, phase: str) -> bool:
+        """Tell whether what ended in this phase is started again."""
+        return self.policy == "always" or (self.policy == "on-failure" and phase == "failed")
+
+    def delay(self, streak: int) -> float:
+        """Return the wait after so many restarts in a row: doubling, and never the same for all at once."""
+        jitter = 0.8 + 0.4 * os.urandom(1)[0] / 255
+        return min(self.ceiling, self.first * 2.0 ** min(streak, 64)) * jitter
+
+
+class Pending(NamedTuple):
+    """A restart that is due: at this moment of the monotonic clock, because of this."""
+
+    at: float
+    reason: str
+
+
 class Instance:
     """What the agent knows of one instance: the first part stands in instance.json, the second is observed.
 
@@ -1263,6 +1558,9 @@ class Instance:
         self.generation: int | None = None
         self.run = ""
         self.restarts = 0
+        self.streak = 0  # restarts by policy since the last stable run
+        self.pending: Pending | None = None
+        self.history: List[Json] = []
         self.wanted = "stopped"
         self.intent_boot_id = ""
         self.port_taken = False
@@ -1289,7 +1587,7 @@ class Instance:
 
     @property
     def is_live(self) -> bool:
-        """Whether something runs or may run: then nothing else is started in its place."""
+        """Whether something runs, may run or waits to: then nothing else is started in its place."""
         return self.phase in ("starting", "running", "stopping")
 
     def view(self) -> Json:
@@ -1299,14 +1597,15 @@ class Instance:
             "status": "running" if self.is_live else "stopped",
             "phase": self.phase,
             "ready": self.ready,
-            "pid": self.process.pid if self.process and self.is_live else None,
+            "pid": self.process.pid if self.process and self.is_live and not self.pending else None,
             "port": (self.spec or {}).get("port"),
             "generation": self.generation,
             "started_at": self.started_at,
             "finished_at": self.finished_at,
             "exit_code": self.exit_code,
             "restarts": self.restarts,
-            "reason": self.reason,
+            "restart_history": self.history,
+            "reason": self.reason if self.pending is None else reason_for_wait(self.pending),
         }
 
     def has_leftovers(self) -> bool:
@@ -1321,6 +1620,9 @@ class Instance:
             "generation": self.generation,
             "run": self.run,
             "restarts": self.restarts,
+            "streak": self.streak,
+            "pending": self.pending,
+            "restart_history": self.history,
             "wanted": self.wanted,
             "boot_id": self.intent_boot_id,
             "port_taken": self.port_taken,
@@ -1340,10 +1642,8 @@ class Instance:
             raise Unreadable("instance.json is missing")
         try:
             spec = document["spec"]
-            if check_fields({k: v for k, v in spec.items() if k != "cwd"}, DEPLOY_FIELDS):
-                raise Unreadable("instance.json holds values that no deploy could have stored")
-            if "command" not in spec or check_fields(spec["probes"], PROBE_FIELDS):
-                raise Unreadable("instance.json holds no complete deploy")
+            if spec is not None:
+                check_stored_spec(spec)
             self.generation = int(document["generation"])
             self.run = str(document["run"])
             self.restarts = int(document["restarts"])
@@ -1351,6 +1651,11 @@ class Instance:
             self.intent_boot_id = str(document["boot_id"])
             self.port_taken = bool(document["port_taken"])
             self.verdict = document["verdict"]
+            # What follows is missing where an agent before 0.2 has written.
+            self.streak = int(document.get("streak", 0))
+            self.history = [dict(entry) for entry in document.get("restart_history", [])]
+            at, reason = document.get("pending") or (None, "")
+            self.pending = None if at is None else Pending(float(at), str(reason))
             self.spec = spec
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unreadable("instance.json is incomplete") from error
@@ -1370,12 +1675,26 @@ class Instance:
         self.log_start = log_size(self.folder)
 
 
+def check_stored_spec(spec: Json) -> None:
+    """Raise Unreadable when a stored deploy is none that `checked_spec` could have let through."""
+    if check_fields({k: v for k, v in spec.items() if k != "cwd"}, DEPLOY_FIELDS):
+        raise Unreadable("instance.json holds values that no deploy could have stored")
+    wrong = check_restart(spec["restart"]) or check_fields(spec.get("limits") or {}, LIMIT_FIELDS)
+    if wrong or "command" not in spec or check_fields(spec["probes"], PROBE_FIELDS):
+        raise Unreadable("instance.json holds no complete deploy")
+
+
 def stored_integer(record: Json, name: str) -> int | None:
     """Return a number of a state file, None where it is null; raise Unreadable for anything else."""
     value = record.get(name)
     if value is not None and type(value) is not int:
         raise Unreadable("%s in it is no number" % name)
     return value
+
+
+def stored_exit_code(ended: Json) -> int | str | None:
+    """Return the exit code of an exit record; raise Unreadable when it is none."""
+    return UNKNOWN if ended.get("exit_code") == UNKNOWN else stored_integer(ended, "exit_code")
 
 
 def reason_for_exit(code: int | str, port_note: str) -> Tuple[str, str]:
@@ -1394,6 +1713,12 @@ def reason_for_exit(code: int | str, port_note: str) -> Tuple[str, str]:
     return "failed", text + port_note
 
 
+def reason_for_wait(pending: Pending) -> str:
+    """Return the sentence for an instance that waits to be started again; true at the moment it is read."""
+    seconds = max(1, math.ceil(pending.at - time.monotonic()))
+    return "Restarts in %d s after: %s" % (seconds, pending.reason)
+
+
 def reason_for_stop(code: int | str | None, ended: Json) -> str:
     """Return the sentence for an instance that was stopped on request."""
     if ended.get("killed_after_grace"):
@@ -1405,10 +1730,13 @@ def reason_for_stop(code: int | str | None, ended: Json) -> str:
 
 def shim_lock_is_held(folder: str) -> bool:
     """Tell whether a shim of this instance lives, whatever the records say."""
-    if os.name == "nt":
-        return False
+    return os.name != "nt" and lock_is_held(os.path.join(folder, "shim.lock"))
+
+
+def lock_is_held(path: str) -> bool:
+    """Tell whether some process has locked this file."""
     try:
-        fd = os.open(os.path.join(folder, "shim.lock"), os.O_RDWR)
+        fd = os.open(path, os.O_RDWR)
     except OSError:
         return False
     try:
@@ -1634,12 +1962,1174 @@ def uptime_figures() -> Tuple[int]:
         return (int(float(file.read().split()[0])),)
 
 
-def read_devices() -> List[Json]:
-    """Return the accelerators of this machine; none are read yet."""
+# --- Devices: asking a vendor's tool ------------------------------------------------------------------
+#
+# A reader per vendor asks the vendor's tool and returns devices. Exit statuses of these tools mislead, so a
+# reading has succeeded when it gave at least one device. What a tool does not give is None, never zero.
+
+DEVICE_TIMEOUT = 5.0
+DEVICE_PERIOD = 10.0
+DEVICE_LOOK = 60.0  # how often to look for tools while there are none
+TOOL_OUTPUT_LIMIT = 4 * 1024 * 1024
+TOOL_LINE_LIMIT = 2000  # no line of a real answer is as long; keeps the patterns below from running for minutes
+REAP_WITHIN = 0.2
+PCI_FOLDER = "/sys/bus/pci/devices"
+INTEL_PCI, KUNLUNXIN_PCI = "0x8086", "0x2057"
+
+
+class ToolFailed(Exception):
+    """The tool gave nothing of use; the message is a sentence for people."""
+
+
+class OtherVendor(Exception):
+    """A tool of the same name, but for the devices of another vendor."""
+
+
+class Tool:
+    """A vendor's tool during one reading: all that is asked shares one deadline."""
+
+    def __init__(self, path: str, seconds: float, deadline: float, library: str = "") -> None:
+        self.name = os.path.basename(path)
+        self.path = path
+        self.seconds = seconds
+        self.deadline = deadline
+        self.environment = dict(os.environ, LC_ALL="C")
+        if library and os.path.isdir(library):
+            known = os.environ.get("LD_LIBRARY_PATH")
+            self.environment["LD_LIBRARY_PATH"] = library + (":" + known if known else "")
+        self.said = ""
+        self.trouble = ""
+        self.unkillable: List[Any] = []
+
+    def ask(self, *arguments: str) -> str:
+        """Return what the tool prints on stdout, whatever its exit status; raise ToolFailed when it is no answer."""
+        if time.monotonic() >= self.deadline:
+            raise ToolFailed("%s did not answer all questions within %g s." % (self.name, self.seconds))
+        try:
+            process = self.start(arguments)
+        except OSError as error:
+            raise ToolFailed("%s cannot be run: %s." % (self.name, error.strerror)) from error
+        output, errors = bytearray(), bytearray()
+        try:
+            why = collect({process.stdout: output, process.stderr: errors}, process.pid, self.deadline)
+        finally:
+            self.end(process)
+        if why == "time":
+            raise ToolFailed("%s did not answer within %g s and was stopped." % (self.name, self.seconds))
+        if why == "size":
+            raise ToolFailed("%s printed more than %d bytes." % (self.name, TOOL_OUTPUT_LIMIT))
+        text = readable(output)
+        self.said = " ".join((text + "\n" + readable(errors)).split())
+        if process.returncode:
+            self.said = (self.said + " (exit status %d)" % process.returncode).strip()
+        return text
+
+    def ask_also(self, *arguments: str) -> str | None:
+        """Ask what the devices can be shown without: None when there is no answer, and `trouble` says why."""
+        said = self.said
+        try:
+            return self.ask(*arguments)
+        except ToolFailed as error:
+            self.trouble = str(error)
+            return None
+        finally:
+            self.said = said
+
+    def start(self, arguments: Tuple[str, ...]) -> Any:
+        import subprocess  # noqa: PLC0415 - not loaded into shims
+
+        return subprocess.Popen(
+            [self.path, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=self.environment,
+            start_new_session=True,
+        )
+
+    def end(self, process: Any) -> None:
+        """Kill the tool's process group and take its exit status; one that survives is kept in `unkillable`.
+
+        Nobody has taken the status before, so the group's number still is the tool's own.
+        """
+        import subprocess  # noqa: PLC0415
+
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.stdout.close()
+        process.stderr.close()
+        try:
+            process.wait(REAP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.unkillable.append(process)
+
+    def no_device(self) -> str:
+        """Say for people that no answer held a device, with the beginning of what the tool said instead."""
+        said = re.sub(r"[-=+|*]{2,}", "", self.said).strip()
+        return "%s gave no device: %s" % (self.name, shorten(said, 300) or "it printed nothing.")
+
+
+def collect(pipes: Dict[Any, bytearray], pid: int, deadline: float) -> str:
+    """Read both streams until the process has ended; return what cut it short: "time", "size" or nothing."""
+    with selectors.DefaultSelector() as selector:
+        for pipe, data in pipes.items():
+            os.set_blocking(pipe.fileno(), False)
+            selector.register(pipe, selectors.EVENT_READ, data)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "time"
+            ready = selector.select(min(left, 0.1))
+            if not ready and has_exited(pid):
+                return ""  # a process it left behind still holds the streams
+            for key, _ in ready:
+                chunk = os.read(key.fd, 65536)
+                key.data.extend(chunk)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                if sum(map(len, pipes.values())) > TOOL_OUTPUT_LIMIT:
+                    return "size"
+    while not has_exited(pid):
+        if time.monotonic() >= deadline:
+            return "time"
+        time.sleep(0.005)
+    return ""
+
+
+def has_exited(pid: int) -> bool:
+    """Tell whether our child has ended, and leave its exit status for later."""
+    if not hasattr(os, "waitid"):  # macOS with an older Python; there the end of its output has to do
+        return True
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+# --- Devices: words and numbers -----------------------------------------------------------------------
+
+ABSENT = {"", "-", "--", "/", "na", "n/a", "nan", "none", "null", "unknown", "err!", "error", "undefined"}
+BUS_ID = re.compile(r"\b([0-9a-fA-F]{4,8}):([0-9a-fA-F]{2}):([0-9a-fA-F]{2})\.([0-9a-fA-F])\b")
+Values = Dict[str, Any]
+Processes = Dict[Any, List[Tuple[Any, Any]]]  # (pid, memory) by whatever names a device in the tool's list
+
+
+def readable(data: bytearray) -> str:
+    """Return a tool's output as text, without colours and control characters."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", data.decode("utf-8", "replace"))
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text)
+
+
+def shorten(text: str, length: int = 100) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def lines_of(text: str | None) -> Iterator[str]:
+    return (line for line in (text or "").split("\n") if line.strip() and len(line) <= TOOL_LINE_LIMIT)
+
+
+def word(value: Any) -> str:
+    """Return a value as text, empty when the tool says in one of many ways that there is none."""
+    text = str(value).strip() if isinstance(value, (str, int, float)) else ""
+    bracketed = text[:1] == "[" and text[-1:] == "]"
+    absent = text.lower() in ABSENT or bracketed or text.lower().startswith(("n/a", "requested functionality"))
+    return "" if absent else shorten(text)
+
+
+def number(value: Any, low: float, high: float) -> float | None:
+    """Return the number that `value` begins with; None for hexadecimal fill values and what cannot be true."""
+    match = re.match(r"([-+]?\d{1,15}(?:\.\d{1,15})?)(?![\dxX.]|[eE][-+]?\d)", word(value))
+    found = float(match.group(1)) if match else None
+    return round(found, 2) if found is not None and low <= found <= high else None
+
+
+def whole(value: Any) -> int | None:
+    found = number(value, 0, 32767)
+    return None if found is None else int(found)
+
+
+def size(value: Any) -> int | None:
+    """Return bytes; MiB where no unit is written. The tools count in 1024s whatever they call the unit."""
+    found = number(value, 0, 2**53)
+    unit = re.match(r"[\d.]+\s*([KMGT]?)i?B", word(value), re.IGNORECASE)
+    scale = 1024 ** " KMGT".index(unit.group(1).upper() or " ") if unit else 1024**2
+    return int(found * scale) if found is not None and found * scale < 2**50 else None
+
+
+def bus_id(value: Any) -> str:
+    """Return the PCI address in `value` as the kernel writes it, empty when there is none."""
+    match = BUS_ID.search(str(value))
+    return ("%s:%s:%s.%s" % (match.group(1)[-4:], *match.group(2, 3, 4))).lower() if match else ""
+
+
+def named(names: Any, cells: Any) -> Values:
+    return dict(zip(names, cells))  # noqa: B905 - Python 3.8 has no `strict`
+
+
+def pick(values: Values, keys: Dict[str, str]) -> Values:
+    """Return {name: value} for {name: "key|other key"}: of several keys the first that has a value."""
+    return {
+        name: next((values[key] for key in wanted.split("|") if word(values.get(key))), None)
+        for name, wanted in keys.items()
+    }
+
+
+def flat(document: Any, above: str = "") -> Values:
+    """Return the texts and numbers in nested objects by path; {"value": 97, "unit": "%"} is one text."""
+    found: Values = {}
+    for key, value in (document if isinstance(document, dict) else {}).items():
+        path = above + key.strip()
+        if isinstance(value, dict) and "value" in value:
+            found[path] = "%s %s" % (value["value"], value.get("unit", ""))
+        elif isinstance(value, dict):
+            found.update(flat(value, path + "/"))
+        elif word(value):
+            found[path] = value
+    return found
+
+
+def json_in(text: str | None) -> Any:
+    """Return the first JSON object or list of objects in `text`: some tools print warnings around it."""
+    for count, match in enumerate(re.finditer(r"\{|\[(?=\s*[{\]])", text or "")):
+        if count == 20:
+            break
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.JSONDecoder().raw_decode(text or "", match.start())[0]
+    return None
+
+
+def objects(document: Any, key: str = "") -> List[Json]:
+    """Return the objects in a list, or in the list under `key`; none where a word stands in the list's place."""
+    document = document.get(key) if key and isinstance(document, dict) else document
+    return [entry for entry in document if isinstance(entry, dict)] if isinstance(document, list) else []
+
+
+def csv_rows(text: str | None, names: Any) -> List[Values]:
+    """Return the rows with as many cells as there are names; nothing is quoted, and headers are left out."""
+    rows = []
+    for line in lines_of(text):
+        cells = [cell.strip() for cell in line.split(",")]
+        row = named(names, cells)
+        if len(cells) == len(names) and whole(row.get("index", "0")) is not None:
+            rows.append(row)
+    return rows
+
+
+def query(tool: Tool, fields: Dict[str, str]) -> List[Values]:
+    """Ask for {name: field} as CSV, and again without a field that this version of the tool does not know."""
+    for _ in range(4):
+        text = tool.ask("--query-gpu=" + ",".join(fields.values()), "--format=csv,noheader,nounits")
+        rows = csv_rows(text, fields)
+        refused = re.search(r'"([a-z_.]+)" is not a valid field', text)
+        if rows or not refused or refused.group(1) not in fields.values():
+            return rows
+        fields = {name: field for name, field in fields.items() if field != refused.group(1)}
     return []
 
 
+def sections(text: str, start: str) -> List[Tuple[str, List[Tuple[str, str]]]]:
+    """Read indented `key : value` text: what `start` matches begins a block of (path/of/the key, value)."""
+    found: List[Tuple[str, List[Tuple[str, str]]]] = []
+    above: List[Tuple[int, str]] = []
+    for line in lines_of(text):
+        begins = re.match(start, line)
+        if begins:
+            found.append((begins.group(1), []))
+            above = []
+        elif found:
+            key, colon, value = line.partition(" : ")
+            indent = len(line) - len(line.lstrip())
+            above = [entry for entry in above if entry[0] < indent] + [(indent, key.strip())]
+            if colon:
+                found[-1][1].append(("/".join(name for _, name in above), value.strip()))
+    return found
+
+
+def cells_of(line: str) -> List[str]:
+    """Return the cells of a table's row, none for rules and text outside."""
+    line = line.strip()
+    if not line.startswith("|") or not set(line) - set("|+-= "):
+        return []
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def table_pairs(text: str | None) -> List[Tuple[List[str], List[str]]]:
+    """Return the two rows that each card has in tables like nvidia-smi's; the first is the one with a PCI address."""
+    pairs: List[Tuple[List[str], List[str]]] = []
+    complete = True
+    for line in lines_of(text):
+        cells = cells_of(line)
+        if cells and BUS_ID.search(line):
+            pairs.append((cells, [""] * len(cells)))
+        elif cells and not complete:
+            pairs[-1][1][:] = cells
+        complete = not (cells and BUS_ID.search(line))
+    return pairs
+
+
+def table_figures(first: List[str], second: List[str]) -> Values:
+    """Return the figures in a card's two rows; versions differ in the order of cells, not in how each is written."""
+    rest = " | ".join(second)
+    use = re.search(r"([\d.]+)\s*%", first[-1]) or re.search(r"([\d.]+)\s*%", second[-1])
+    memory = re.search(r"(\d+)\s*(?:MiB)?\s*/\s*(\d+)\s*MiB", rest)
+    heat = re.search(r"(-?\d+)\s*C\b", rest)
+    power = re.search(r"([\d.]+)\s*W\s*/", rest)
+    found = {"bus": bus_id(first), "use": use and use.group(1), "heat": heat and heat.group(1)}
+    used, total = memory.groups() if memory else (None, None)
+    return dict(found, power=power and power.group(1), used=used, total=total)
+
+
+def table_processes(text: str | None, before_pid: str = "") -> Processes | None:
+    """Return the processes below such a table by the card's index; None where there is no list of processes."""
+    found: Processes | None = None
+    row = re.compile(r"\|\s*(\d+)\s+" + before_pid + r"(\d+)\s.*\s(\d+|N/A|-)\s*(?:MiB)?\s*\|$")
+    for line in lines_of(text):
+        if re.match(r"\|\s*(Compute )?Process(es)?:", line):
+            found = {}
+        match = row.match(line.strip())
+        if match and found is not None:
+            found.setdefault(match.group(1), []).append((match.group(2), match.group(3)))
+    return found
+
+
+# --- Devices: one document each -----------------------------------------------------------------------
+
+
+def device(vendor: str, index: Any, **given: Any) -> Json:
+    """Return the document of a device from what its tool printed; what is not given is unknown.
+
+    `processes` is a Processes, of which those under `process_key`, else under the index, are the device's.
+    """
+    entry = VENDORS[vendor]
+    index = whole(index) or 0
+    total, used = size(given.get("total")) or None, size(given.get("used"))
+    visible = given.get("visible", str(index))
+    bus = bus_id(given.get("bus"))
+    health, reason = given.get("health") or error_health(given.get("errors"))
+    processes = given.get("processes")
+    return {
+        "vendor": vendor,
+        "index": index,
+        "uuid": word(given.get("uuid")) or "%s-%s" % (vendor, bus or index),
+        "parent_uuid": None,
+        "bus_id": bus or None,
+        "name": word(given.get("name")) or None,
+        "memory_total_bytes": total,
+        "memory_used_bytes": None if total is not None and (used or 0) > total else used,
+        "utilization_percent": number(given.get("use"), 0, 100),
+        "temperature_celsius": number(given.get("heat"), -60, 200),  # 255 and 65535 are fill values
+        "power_watts": number(given.get("power"), 0, 20000),
+        "health": health,
+        "health_reason": reason,
+        "processes": process_list(processes, given.get("process_key", str(index))),
+        "slots": 0 if visible is None else 1,
+        "visible_variable": entry.variable,
+        "visible_value": visible,
+        "visible_also": list(entry.also),
+        "environment": dict(entry.environment),
+        "verified": entry.verified,
+    }
+
+
+def process_list(found: Processes | None, *keys: Any) -> List[Json] | None:
+    """Return one entry for each PID, with the largest figure where a tool lists one twice; None when not known."""
+    if found is None:
+        return None
+    memory: Dict[int, Any] = {}
+    for pid, used in (entry for key in keys for entry in found.get(key, [])):
+        if str(pid).isdigit() and 0 < int(pid) < 2**31:
+            figures = [figure for figure in (memory.get(int(pid)), size(used)) if figure is not None]
+            memory[int(pid)] = max(figures, default=None)
+    return [{"pid": pid, "memory_used_bytes": memory[pid]} for pid in sorted(memory)]
+
+
+def error_health(count: Any) -> Tuple[str | None, str]:
+    """Return the health that a count of memory errors stands for."""
+    errors = number(count, 0, 2**40)
+    if errors is None:
+        return None, ""
+    return ("unhealthy", "Uncorrected memory errors: %d." % errors) if errors else ("ok", "")
+
+
+# --- Devices: NVIDIA ----------------------------------------------------------------------------------
+
+CSV_FIELDS = {
+    "index": "index",
+    "uuid": "uuid",
+    "name": "name",
+    "bus": "pci.bus_id",
+    "total": "memory.total",
+    "used": "memory.used",
+    "use": "utilization.gpu",
+    "heat": "temperature.gpu",
+}
+NVIDIA_FIELDS = dict(
+    CSV_FIELDS, power="power.draw", mig="mig.mode.current", errors="ecc.errors.uncorrected.volatile.total"
+)
+APP_FIELDS = "--query-compute-apps=gpu_uuid,pid,process_name,used_gpu_memory"
+
+
+def read_nvidia(tool: Tool) -> List[Json]:
+    rows = query(tool, NVIDIA_FIELDS)
+    apps = nvidia_processes(tool.ask_also(APP_FIELDS, "--format=csv,noheader,nounits")) if rows else None
+    # Asked alone: drivers that do not know the field refuse everything else with it.
+    advice = tool.ask_also("--query-gpu=uuid,gpu_recovery_action", "--format=csv,noheader") if rows else None
+    actions = {row["uuid"]: row["action"] for row in csv_rows(advice, ("uuid", "action"))}
+    with_mig = any(row.get("mig") == "Enabled" for row in rows)
+    listed = mig_list(tool.ask_also("-L")) if with_mig else {}
+    details = mig_details(tool.ask_also("-q", "-x")) if with_mig else {}
+    devices: List[Json] = []
+    for row in rows:
+        uuid = row["uuid"]
+        health = nvidia_health(row, actions.get(uuid, ""))
+        card = device("nvidia", health=health, processes=apps, process_key=uuid, **row)
+        if row.get("mig") == "Enabled":
+            devices += mig_devices(card, listed.get(uuid, []), details.get(uuid, {}), apps)
+        else:
+            devices.append(card)
+    return devices
+
+
+def nvidia_health(row: Values, action: str) -> Tuple[str | None, str]:
+    for cell in row.values():
+        if re.search(r"gpu (is lost|requires reset)", cell, re.IGNORECASE):
+            return "unhealthy", "nvidia-smi says: %s." % cell.strip("[]")
+    if word(action):  # "None" is the healthy answer here, and absent for `word`
+        return "unhealthy", "The driver asks for: %s." % action
+    counted = error_health(row.get("errors"))
+    return ("ok", "") if counted[0] is None and action == "None" else counted
+
+
+def nvidia_processes(text: str | None) -> Processes | None:
+    """Names may hold commas, so the columns are counted from both ends. Nothing printed means none."""
+    found: Processes = {}
+    for line in lines_of(text):
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) >= 4 and cells[1].isdigit():
+            found.setdefault(cells[0], []).append((cells[1], cells[-1]))
+    return None if text is None or (text.strip() and not found) else found
+
+
+def mig_list(text: str | None) -> Dict[str, List[Tuple[str, str, str]]]:
+    """Return (number on its card, profile, uuid) of each MIG instance by the card's uuid, from `nvidia-smi -L`."""
+    found: Dict[str, List[Tuple[str, str, str]]] = {}
+    card = ""
+    for line in lines_of(text):
+        begins = re.match(r"GPU \d+: .*\(UUID: (GPU-\S+)\)", line)
+        card = begins.group(1) if begins else card
+        match = re.match(r"\s+MIG (\S+)\s+Device\s+(\d+): \(UUID: (MIG-\S+)\)", line)
+        if match:
+            found.setdefault(card, []).append((match.group(2), match.group(1), match.group(3)))
+    return found
+
+
+def mig_details(text: str | None) -> Dict[str, Json]:
+    """Return, by the card's uuid, {number: the instance's memory and ids} and "processes" by ids."""
+    from xml.etree import ElementTree  # noqa: PLC0415 - only where there is MIG
+
+    found: Dict[str, Json] = {}
+    with contextlib.suppress(ElementTree.ParseError):
+        for gpu in ElementTree.fromstring(text or "").iter("gpu"):
+            card: Json = {"processes": None if gpu.find("processes") is None else {}}
+            for part in gpu.iter("mig_device"):
+                memory = [part.findtext("fb_memory_usage/" + key) for key in ("total", "used")]
+                card[part.findtext("index", "")] = (*memory, mig_ids(part))
+            for entry in gpu.findall("processes/process_info"):
+                process = (entry.findtext("pid"), entry.findtext("used_memory"))
+                card["processes"].setdefault(mig_ids(entry), []).append(process)
+            found[gpu.findtext("uuid", "")] = card
+    return found
+
+
+def mig_ids(element: Any) -> Tuple[Any, Any]:
+    return element.findtext("gpu_instance_id"), element.findtext("compute_instance_id")
+
+
+def mig_devices(card: Json, instances: List[Tuple[str, str, str]], details: Json, apps: Any) -> List[Json]:
+    """Return a device for each MIG instance in place of the card, which takes no work itself in this mode.
+
+    Rows rather than slots of the card: instances differ in size, and each is named by its own uuid. The card's
+    power is nobody's in particular and left out. A card without a known instance is shown, but cannot be claimed.
+    """
+    devices = []
+    for number_on_card, profile, uuid in instances:
+        total, used, ids = details.get(number_on_card, (None, None, None))
+        processes = details.get("processes")
+        if apps and uuid in apps:  # some drivers name the instance there, others only the card
+            processes = dict(processes or {}, **{uuid: apps[uuid]})
+        changed = {
+            "uuid": uuid,
+            "visible_value": uuid,
+            "parent_uuid": card["uuid"],
+            "name": shorten("%s MIG %s" % (card["name"], profile)),
+            "memory_total_bytes": size(total),
+            "memory_used_bytes": size(used),
+            "utilization_percent": None,
+            "power_watts": None,
+            "processes": process_list(processes, ids, uuid) if ids or apps and uuid in apps else None,
+        }
+        devices.append(dict(card, **changed))
+    return devices or [dict(card, slots=0, visible_value=None)]
+
+
+# --- Devices: AMD and Hygon ---------------------------------------------------------------------------
+
+AMD_KEYS = {
+    "bus": "bus/bdf",
+    "name": "asic/market_name",
+    "total": "mem_usage/total_vram|vram/size",
+    "used": "mem_usage/used_vram",
+    "use": "usage/gfx_activity",
+    "heat": "temperature/edge|temperature/hotspot|temperature/mem",
+    "power": "power/socket_power",
+    "errors": "ecc/total_uncorrectable_count",
+}
+SENSOR = "temperature (sensor %s) (c)"
+SMI_KEYS = {
+    "bus": "pci bus",
+    "name": "card series|device name",
+    "total": "vram total memory (b)|vram total memory (mib)",
+    "used": "vram total used memory (b)|vram total used memory (mib)",
+    "use": "gpu use (%)|dcu use (%)|hcu use (%)",
+    "heat": "|".join(SENSOR % name for name in ("edge", "junction", "core", "memory", "mem")),
+    "power": "average graphics package power (w)|current socket graphics package power (w)",
+}
+SMI_OPTIONS = (
+    "--showid --showuniqueid --showproductname --showbus --showmeminfo vram --showuse --showtemp --showpower --json"
+)
+
+
+def read_amd_smi(tool: Tool) -> List[Json]:
+    cards = amd_cards(tool.ask("static", "--asic", "--bus", "--vram", "--driver", "--json"))
+    if not cards:
+        return []
+    metrics = amd_cards(tool.ask_also("metric", "-u", "-p", "-t", "-m", "-e", "--json"))
+    processes = amd_processes(tool.ask_also("process", "--json"))
+    devices = []
+    for index, card in cards.items():
+        values = dict(flat(card), **flat(metrics.get(index)))
+        uuid = amd_identity(values.get("asic/asic_serial"))
+        devices.append(device("amd", index, uuid=uuid, processes=processes, **pick(values, AMD_KEYS)))
+    return devices
+
+
+def amd_cards(text: str | None) -> Dict[str, Json]:
+    """Return the objects of an amd-smi answer by index; from ROCm 7 on the list lies under `gpu_data`."""
+    entries = objects(json_in(text), "gpu_data")
+    return {str(entry["gpu"]): entry for entry in entries if whole(entry.get("gpu")) is not None}
+
+
+def amd_identity(serial: Any) -> str:
+    """Return the identity from the number that amd-smi calls serial and rocm-smi unique id: both name a card alike."""
+    found = re.match(r"0x([0-9a-f]{6,})$", word(serial).lower())
+    return "amd-" + found.group(1) if found and found.group(1).strip("0f") else ""
+
+
+def amd_processes(text: str | None) -> Processes | None:
+    """An idle card has a sentence in the place of each process."""
+    cards = amd_cards(text)
+    found: Processes = {}
+    for index, card in cards.items():
+        for info in objects([entry.get("process_info") for entry in objects(card, "process_list")]):
+            used = pick(flat(info), {"used": "memory_usage/vram_mem|mem_usage"})["used"]
+            found.setdefault(index, []).append((info.get("pid"), used))
+    return found if cards else None
+
+
+def smi_cards(text: str) -> List[Values]:
+    """Return the figures by lower-case key of each card in rocm-smi's or hy-smi's JSON.
+
+    The tool's numbers may have gaps, and the variables count without: the index is the place in the order.
+    """
+    document = json_in(text)
+    found = []
+    for name, entry in (document if isinstance(document, dict) else {}).items():
+        if re.match(r"card\d+$", name) and isinstance(entry, dict):
+            card = {key.lower(): value for key, value in flat(entry).items()}
+            in_bytes = {key: "%s B" % value for key, value in card.items() if key.endswith("memory (b)")}
+            found.append((int(name[4:]), dict(card, **in_bytes)))
+    return [card for _, card in sorted(found, key=lambda entry: entry[0])]
+
+
+def read_rocm_smi(tool: Tool) -> List[Json]:
+    cards = smi_cards(tool.ask(*SMI_OPTIONS.split()))
+    if any("haiguang" in str(card.get("card vendor")).lower() or "dcu use (%)" in card for card in cards):
+        raise OtherVendor  # Hygon's toolkit brings a rocm-smi of its own
+    return [
+        device("amd", index, uuid=amd_identity(card.get("unique id")), **pick(card, SMI_KEYS))
+        for index, card in enumerate(cards)
+    ]
+
+
+def read_hygon(tool: Tool) -> List[Json]:
+    cards = smi_cards(tool.ask("--showserial", *SMI_OPTIONS.split()))
+    processes = hygon_processes(tool.ask_also("--showpids")) if cards else None
+    keys = dict(SMI_KEYS, uuid="unique id|serial number")
+    devices = []
+    for index, card in enumerate(cards):
+        values = pick(card, keys)
+        bus = bus_id(values["bus"])
+        devices.append(device("hygon", index, processes=processes if bus else None, process_key=bus, **values))
+    return devices
+
+
+def hygon_processes(text: str | None) -> Processes | None:
+    """A process on several cards has one figure for all of them, which cannot be told apart."""
+    found: Processes = {}
+    pattern = r"PID: (\d+)\s+PCI BUS: \[([^\]]*)\](?:\s+VRAM USED\(MiB\): (\S+))?"
+    for pid, buses, used in re.findall(pattern, text or ""):
+        for bus in buses.split(","):
+            found.setdefault(bus_id(bus), []).append((pid, None if "," in buses else used))
+    return found or None  # how the tool says that there are none is not known
+
+
+# --- Devices: Intel and Kunlunxin, whose tools share a name -------------------------------------------
+
+INTEL_FIELDS = dict(CSV_FIELDS, power="power.draw")
+INTEL_KEYS = {"index": "device_id", "uuid": "uuid", "name": "device_name", "bus": "pci_bdf_address"}
+INTEL_COLUMNS = {
+    "use": "all gpu engines|gpu utilization",
+    "power": "gpu power",
+    "heat": "core temp",
+    "used": "memory used",
+}
+INTEL_MEMORY: Dict[str, str] = {}  # by uuid: version 1 tells it to one slow question per card
+KUNLUNXIN_KEYS = {
+    "uuid": "XPU UUID",
+    "name": "Product Name",
+    "total": "Memory Usage/Total",
+    "used": "Memory Usage/Used",
+    "use": "Utilization/Xpu",
+    "heat": "Temperature/XPU Current Temp",
+    "power": "Power Readings/Power Draw",
+    "errors": "ECC Errors/Volatile/DRAM Uncorrectable",
+}
+
+
+def accelerator_makers() -> Set[str]:
+    """Return the PCI vendors of display controllers and accelerators here; empty where that cannot be told."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(PCI_FOLDER):
+            with contextlib.suppress(OSError):
+                with open(os.path.join(PCI_FOLDER, entry, "class")) as file:
+                    kind = file.read(4)
+                with open(os.path.join(PCI_FOLDER, entry, "vendor")) as file:
+                    found |= {file.read().strip()} if kind in ("0x03", "0x12") else set()
+    return found
+
+
+def read_intel(tool: Tool) -> List[Json]:
+    makers = accelerator_makers()
+    if KUNLUNXIN_PCI in makers and INTEL_PCI not in makers:
+        raise OtherVendor
+    cards = query(tool, INTEL_FIELDS) or intel_older(tool)
+    processes = intel_processes(tool.ask_also("ps", "-j")) if cards else None
+    for card in cards:
+        if not word(card.get("total")) and card["uuid"] not in INTEL_MEMORY:
+            answer = flat(json_in(tool.ask_also("discovery", "-d", card["index"], "-j")))
+            if "memory_physical_size_byte" in answer:
+                INTEL_MEMORY[card["uuid"]] = "%s B" % answer["memory_physical_size_byte"]
+        card["total"] = word(card.get("total")) or INTEL_MEMORY.get(card["uuid"])
+    return [device("intel", processes=processes, **card) for card in cards]
+
+
+def intel_older(tool: Tool) -> List[Values]:
+    """Return version 1's answers under version 2's names."""
+    text = tool.ask("discovery", "-j")
+    if re.search(r"XPUSMI LOG|KUNLUN|XPU-RT", text):
+        raise OtherVendor
+    cards = [pick(flat(card), INTEL_KEYS) for card in objects(json_in(text), "device_list")]
+    cards = [dict(card, index=str(card["index"])) for card in cards if whole(card["index"]) is not None]
+    dump = tool.ask_also("dump", "-d", "-1", "-m", "0,1,3,5,18", "-i", "1", "-n", "1") if cards else None
+    figures = intel_dump(dump)
+    return [dict(card, **figures.get(card["index"], {})) for card in cards]
+
+
+def intel_dump(text: str | None) -> Dict[str, Values]:
+    """Return figures by device; the columns go by their titles, as their numbers change between versions."""
+    names: List[str] = []
+    found = {}
+    for line in lines_of(text):
+        cells = [cell.strip() for cell in line.split(",")]
+        if "DeviceId" in cells:
+            names = [intel_column(cell.lower()) for cell in cells]
+        elif len(cells) == len(names):
+            row = named(names, cells)
+            found[row.pop("deviceid")] = {name: row[name] for name in INTEL_COLUMNS if name in row}
+    return found
+
+
+def intel_column(title: str) -> str:
+    return next((name for name, parts in INTEL_COLUMNS.items() if re.search(parts, title)), title)
+
+
+def intel_processes(text: str | None) -> Processes | None:
+    """Memory is in kB, and the tool lists itself."""
+    document = json_in(text)
+    found: Processes = {}
+    for entry in objects(document, "device_util_by_proc_list"):
+        if entry.get("process_name") != "xpu-smi":
+            used = "%s kB" % entry.get("mem_size")
+            found.setdefault(str(entry.get("device_id")), []).append((entry.get("process_id"), used))
+    return found if isinstance(document, dict) and "device_util_by_proc_list" in document else None
+
+
+def read_kunlunxin(tool: Tool) -> List[Json]:
+    makers = accelerator_makers()
+    if INTEL_PCI in makers and KUNLUNXIN_PCI not in makers:
+        raise OtherVendor
+    try:
+        text = tool.ask("-q")
+    except ToolFailed:
+        if KUNLUNXIN_PCI in makers:
+            raise
+        raise OtherVendor from None  # the fault is told under the other name
+    if "XPUSMI LOG" not in text and KUNLUNXIN_PCI not in makers:
+        raise OtherVendor
+    blocks = sections(text, r"XPU ([0-9a-fA-F]{4,8}:\S+)\s*$")
+    return [kunlunxin_device(place, bus, block) for place, (bus, block) in enumerate(blocks)]
+
+
+def kunlunxin_device(place: int, bus: str, block: List[Tuple[str, str]]) -> Json:
+    values = dict(block)
+    minor = whole(values.get("Minor Number"))
+    listed = [(value, None) for key, value in block if re.match(r"Processes/.*Process ID$", key)]
+    processes = {bus: listed} if listed or values.get("Processes") == "None" else None
+    index = place if minor is None else minor
+    figures = pick(values, KUNLUNXIN_KEYS)
+    return device("kunlunxin", index, bus=bus, processes=processes, process_key=bus, **figures)
+
+
+def read_kunlunxin_older(tool: Tool) -> List[Json]:
+    """The tool named with an underscore prints tables, each under a row of titles."""
+    titles: List[str] = []
+    cards: List[Values] = []
+    processes: Processes | None = None
+    for line in lines_of(tool.ask()):
+        cells = cells_of(line)
+        row = named(titles, cells) if len(cells) == len(titles) else {}
+        if cells[:1] == ["DevID"]:
+            titles = cells
+            processes = {} if "PID" in titles else processes
+        elif "PID" in row and processes is not None:
+            processes.setdefault(row["DevID"], []).append((row["PID"], row.get("Memory")))
+        elif "PCI Addr" in row and whole(row["DevID"]) is not None:
+            used, _, total = (cell.strip() for cell in row.get("Memory", "").partition("/"))
+            memory = {"used": used, "total": total}
+            keys = {"index": "DevID", "bus": "PCI Addr", "name": "Model", "use": "UseRate"}
+            cards.append(dict(pick(row, keys), **memory))
+    return [device("kunlunxin", processes=processes, **card) for card in cards]
+
+
+# --- Devices: Ascend ----------------------------------------------------------------------------------
+
+
+def read_ascend(tool: Tool) -> List[Json]:
+    text = tool.ask("info")
+    chips = ascend_chips(text)
+    logic = ascend_logic_ids(tool.ask_also("info", "-m")) if chips else {}
+    processes = ascend_processes(text)
+    devices = []
+    for place, (key, chip) in enumerate(sorted(chips.items())):
+        # Without its logic id a chip can be shown but not given to anybody: a guess might be a neighbour's.
+        visible = logic.get(key)
+        # Both chips of a board may share an address, hence the chip's number behind it.
+        chip["uuid"] = "ascend-%s-%d" % (bus_id(chip["bus"]) or key[0], key[1])
+        index = visible or str(place)
+        devices.append(device("ascend", index, visible=visible, processes=processes, process_key=key, **chip))
+    return devices
+
+
+def ascend_chips(text: str) -> Dict[Tuple[int, int], Values]:
+    """Return the chips in `npu-smi info` by (NPU, chip): two rows of three cells for each."""
+    chips: Dict[Tuple[int, int], Values] = {}
+    first: List[str] = []
+    for line in lines_of(text):
+        cells = cells_of(line)
+        if len(cells) != 3 or not re.match(r"\d+\b", cells[0]):
+            first = []
+        elif not first:
+            first = cells
+        else:
+            chips.setdefault((int(first[0].split()[0]), int(cells[0].split()[0])), ascend_chip(first, cells))
+            first = []
+    return chips
+
+
+def ascend_chip(first: List[str], second: List[str]) -> Values:
+    name = first[0].partition(" ")[2].strip()
+    power, heat = [*first[2].split(), "", ""][:2]
+    # DDR, then HBM where there is such a column; a chip has memory in one of them.
+    memory = [pair for pair in re.findall(r"(\d+)\s*/\s*(\d+)", second[2]) if int(pair[1])]
+    used, total = memory[-1] if memory else ("", "")
+    health = ascend_health(word(first[1]))
+    name = name if name.startswith("Ascend") else "Ascend " + name
+    figures = {"use": second[2].partition(" ")[0], "used": used, "total": total, "power": power, "heat": heat}
+    return dict(figures, bus=second[1], name=name, health=health)
+
+
+def ascend_health(said: str) -> Tuple[str | None, str]:
+    if said in ("", "OK"):
+        return ("ok" if said else None), ""
+    # A warning is the least of four grades; the chip goes on working.
+    return ("ok" if said == "Warning" else "unhealthy"), "npu-smi says: %s." % said
+
+
+def ascend_logic_ids(text: str | None) -> Dict[Tuple[int, int], str]:
+    """Return what ASCEND_RT_VISIBLE_DEVICES takes, by (NPU, chip); the newest chips have only a physical id."""
+    titles: List[str] = []
+    found = {}
+    for line in lines_of(text):
+        cells = re.split(r"\s{2,}", line.strip())
+        row = named(titles, cells)
+        npu, chip = whole(row.get("NPU ID")), whole(row.get("Chip ID"))
+        visible = row.get("Chip Logic ID", row.get("Chip Phy-ID"))
+        if "NPU ID" in cells:
+            titles = cells
+        elif npu is not None and chip is not None and whole(visible) is not None:
+            found[npu, chip] = str(visible)
+    return found
+
+
+def ascend_processes(text: str) -> Processes | None:
+    """Return the processes by (NPU, chip); the newest tool names the NPU only."""
+    found: Processes | None = None
+    for line in lines_of(text):
+        cells = cells_of(line)
+        if "Process id" in cells:
+            found = {}
+        elif found is not None and len(cells) >= 4 and re.match(r"\d+(\s+\d+)?$", cells[0]):
+            ids = [int(part) for part in cells[0].split()] + [0]
+            found.setdefault((ids[0], ids[1]), []).append((cells[1], cells[3]))
+    return found
+
+
+# --- Devices: vendors with a table like nvidia-smi's --------------------------------------------------
+
+GAUDI_FIELDS = {
+    "index": "index",
+    "visible": "module_id",
+    "uuid": "uuid",
+    "name": "name",
+    "bus": "bus_id",
+    "total": "memory.total",
+    "used": "memory.used",
+    "use": "utilization.aip",
+    "heat": "temperature.aip",
+    "power": "power.draw",
+}
+
+
+def read_cambricon(tool: Tool) -> List[Json]:
+    text = tool.ask()
+    processes = table_processes(text, r"\S+\s+")
+    devices = []
+    for first, second in table_pairs(text):
+        index, _, *words = first[0].split() + [""]
+        health, reason = error_health((first[-1].split() + ["", ""])[1])
+        if health == "unhealthy":  # whether these errors were corrected is not said
+            health, reason = None, "cnmon counts memory errors."
+        if whole(index) is not None:
+            name = " ".join(words[:-2])
+            figures = dict(table_figures(first, second), name=name, health=(health, reason), processes=processes)
+            devices.append(device("cambricon", index, **figures))
+    return devices
+
+
+def read_metax(tool: Tool) -> List[Json]:
+    text = tool.ask()
+    processes = table_processes(text)
+    devices = []
+    for first, second in table_pairs(text):
+        board, _, name = first[0].partition(" ")
+        # The rebadged tool has the board in the first cell and the index in the second.
+        index = (first[1] if len(first) == 4 else board).split(" ")[0]
+        state = word(second[-1])
+        health = ("ok" if state else None), ""
+        if state not in ("", "Available"):
+            health = "unhealthy", "%s says: %s." % (tool.name, state)
+        if whole(index) is not None:
+            name = re.sub(r"\s+(On|Off)$", "", name)
+            figures = dict(table_figures(first, second), name=name, health=health, processes=processes)
+            devices.append(device("metax", index, **figures))
+    return devices
+
+
+def read_iluvatar(tool: Tool) -> List[Json]:
+    rows = query(tool, CSV_FIELDS)
+    # The field of the power has three names by version; the table shows it in all, and the processes as well.
+    table = tool.ask_also() if rows else None
+    cards = {figures["bus"]: figures for figures in (table_figures(*pair) for pair in table_pairs(table))}
+    processes = table_processes(table)
+    for row in rows:
+        row["power"] = cards.get(bus_id(row.get("bus")), {}).get("power")
+    return [device("iluvatar", processes=processes, **row) for row in rows]
+
+
+def read_gaudi(tool: Tool) -> List[Json]:
+    rows = csv_rows(tool.ask("-Q", ",".join(GAUDI_FIELDS.values()), "-f", "csv,noheader"), GAUDI_FIELDS)
+    processes = table_processes(tool.ask_also()) if rows else None
+    for row in rows:
+        row["visible"] = word(row["visible"]) or None
+    return [device("gaudi", processes=processes, **row) for row in rows]
+
+
+# --- Devices: Moore Threads and Enflame ---------------------------------------------------------------
+
+MTHREADS_KEYS = {
+    "index": "Index",
+    "uuid": "GPU UUID|Serial Number",
+    "name": "Product Name",
+    "bus": "PCI/Bus ID",
+    "total": "FB Memory Usage/Total",
+    "used": "FB Memory Usage/Used",
+    "use": "Utilization/Gpu",
+    "heat": "Temperature/GPU Current Temp",
+    "power": "Power Readings/Power Draw",
+}
+ENFLAME_KEYS = {
+    "uuid": "Device Info/Dev UUID|Device Info/Dev SN",
+    "name": "Device Info/Dev Name",
+    "total": "Device Mem Info/Total Size|Device Mem Info/Mem Size",
+    "used": "Device Mem Info/Used Size|Device Mem Info/Mem Usage",
+    "use": "Device Usage Info/GCU Usage",
+    "heat": "Temperature Info/GCU Temp",
+    "power": "Power Info/Cur Power",
+}
+
+
+def read_mthreads(tool: Tool) -> List[Json]:
+    cards = [pick(flat(card), MTHREADS_KEYS) for card in objects(json_in(tool.ask("-q", "--json")), "GPU")]
+    return [device("mthreads", **card) for card in cards if whole(card["index"]) is not None]
+
+
+def read_enflame(tool: Tool) -> List[Json]:
+    devices = []
+    text = tool.ask("-q", "-d", "DEVICE,POWER,TEMP,MEMORY,USAGE,PCIE,ERROR")
+    for index, block in sections(text, r"DEV ID (\d+)\s*$"):
+        values = dict(block)
+        pci = [values.get("PCIe Info/" + key, "") for key in ("Domain", "Bus", "Dev", "Func")]
+        said = {"True": ("ok", ""), "False": ("unhealthy", "efsmi says: not healthy.")}
+        health = said.get(values.get("Device Info/Health", ""))
+        figures = dict(pick(values, ENFLAME_KEYS), bus="%s:%s:%s.%s" % tuple(pci), health=health)
+        devices.append(device("enflame", index, **figures))
+    return devices
+
+
+# --- Devices: all vendors -----------------------------------------------------------------------------
+
+
+class Vendor(NamedTuple):
+    """What is the vendor's own: its tools in the order of preference, and how a process is given its devices."""
+
+    tools: Tuple[Tuple[str, Callable[[Tool], List[Json]]], ...]
+    variable: str  # takes the `visible_value` of each device, with commas between
+    also: Tuple[str, ...] = ()  # more variables that want the same
+    environment: Tuple[Tuple[str, str], ...] = ()  # what makes the variable mean these devices
+    folder: str = ""  # where the tool may lie beside PATH
+    library: str = ""
+    verified: bool = False  # read from real hardware, not from documents alone
+
+
+VENDORS = {
+    "nvidia": Vendor(
+        (("nvidia-smi", read_nvidia),), "CUDA_VISIBLE_DEVICES", environment=(("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),)
+    ),
+    "amd": Vendor(
+        (("amd-smi", read_amd_smi), ("rocm-smi", read_rocm_smi)), "HIP_VISIBLE_DEVICES", folder="/opt/rocm/bin"
+    ),
+    "intel": Vendor((("xpu-smi", read_intel),), "ZE_AFFINITY_MASK"),
+    "gaudi": Vendor((("hl-smi", read_gaudi),), "HABANA_VISIBLE_MODULES"),
+    "ascend": Vendor((("npu-smi", read_ascend),), "ASCEND_RT_VISIBLE_DEVICES", folder="/usr/local/sbin"),
+    "cambricon": Vendor((("cnmon", read_cambricon),), "MLU_VISIBLE_DEVICES"),
+    "kunlunxin": Vendor((("xpu-smi", read_kunlunxin), ("xpu_smi", read_kunlunxin_older)), "XPU_VISIBLE_DEVICES"),
+    "metax": Vendor(
+        (("mx-smi", read_metax), ("ht-smi", read_metax)),
+        "CUDA_VISIBLE_DEVICES",
+        also=("MACA_VISIBLE_DEVICES",),
+        folder="/opt/mxdriver/bin",
+    ),
+    "mthreads": Vendor((("mthreads-gmi", read_mthreads),), "MUSA_VISIBLE_DEVICES"),
+    "iluvatar": Vendor(
+        (("ixsmi", read_iluvatar),),
+        "CUDA_VISIBLE_DEVICES",
+        folder="/usr/local/corex/bin",
+        library="/usr/local/corex/lib",
+    ),
+    "hygon": Vendor((("hy-smi", read_hygon),), "HIP_VISIBLE_DEVICES", folder="/opt/hyhal/bin"),
+    "enflame": Vendor((("efsmi", read_enflame),), "TOPS_VISIBLE_DEVICES"),
+}
+
+Found = List[Tuple[str, Callable[[Tool], List[Json]]]]
+busy_vendors: Set[str] = set()
+
+
+def find_tools(path: str | None) -> Dict[str, Found]:
+    """Return the tools that are there, by vendor; `path` in place of PATH leaves out the vendors' own folders."""
+    folders = (os.environ.get("PATH", "") if path is None else path).split(os.pathsep)
+    found: Dict[str, Found] = {}
+    for vendor, entry in VENDORS.items():
+        own = [entry.folder] if path is None and entry.folder else []
+        for name, reader in entry.tools:
+            files = (os.path.join(folder, name) for folder in folders + own if os.path.isabs(folder))
+            file = next((file for file in files if os.path.isfile(file) and os.access(file, os.X_OK)), None)
+            if file:
+                found.setdefault(vendor, []).append((file, reader))
+    return found
+
+
+def read_vendor(vendor: str, tools: Found, timeout: float, unkillable: List[Any]) -> Tuple[List[Json], str]:
+    """Return devices and what went wrong, from the first tool that has devices; nothing if all are another vendor's."""
+    deadline = time.monotonic() + timeout
+    failure = ""
+    for path, reader in tools:
+        tool = Tool(path, timeout, deadline, VENDORS[vendor].library)
+        tool.unkillable = unkillable
+        try:
+            devices = reader(tool)
+            if devices:
+                return devices, tool.trouble
+            failure = failure or tool.no_device()
+        except OtherVendor:
+            continue
+        except ToolFailed as error:
+            failure = failure or str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a tool prints, the agent goes on
+            failure = failure or "%s cannot be understood (%s)." % (tool.name, type(error).__name__)
+    return [], failure
+
+
+def vendor_thread(vendor: str, tools: Found, timeout: float, answers: Any) -> None:
+    """Deliver one vendor's reading, then stay as long as a process of it does: a stuck tool is not started again."""
+    unkillable: List[Any] = []
+    reading = read_vendor(vendor, tools, timeout, unkillable)
+    if not unkillable:
+        busy_vendors.discard(vendor)
+    answers.put((vendor, *reading))
+    for process in unkillable:
+        process.wait()
+    if unkillable:
+        busy_vendors.discard(vendor)
+
+
+def read_devices(timeout: float = DEVICE_TIMEOUT, path: str | None = None) -> Tuple[List[Json], Dict[str, str]]:
+    """Ask all tools at once; return the devices, and a sentence for each vendor whose tool failed.
+
+    A vendor may have both: devices, and a sentence about figures that are missing. One without a tool has neither.
+    """
+    import queue  # noqa: PLC0415 - not loaded into shims
+
+    if os.name == "nt":  # process groups and pipes work differently there, and nothing of this was ever run
+        return [], {}
+    answers: Any = queue.SimpleQueue()
+    found = find_tools(path)
+    errors = {vendor: "Its tool is stuck since an earlier reading." for vendor in found if vendor in busy_vendors}
+    waiting = set(found) - set(errors)
+    busy_vendors.update(waiting)
+    for vendor in waiting:
+        arguments = (vendor, found[vendor], timeout, answers)
+        threading.Thread(target=vendor_thread, args=arguments, name="devices-" + vendor, daemon=True).start()
+    devices: Dict[Tuple[str, str], Json] = {}
+    deadline = time.monotonic() + timeout + 2 * REAP_WITHIN
+    while waiting:
+        try:
+            vendor, read, trouble = answers.get(timeout=max(0, deadline - time.monotonic()))
+        except queue.Empty:
+            errors.update({vendor: "Its tool could not be stopped in time." for vendor in waiting})
+            break
+        waiting.discard(vendor)
+        errors.update({vendor: trouble} if trouble else {})
+        for entry in read:
+            first = devices.setdefault((vendor, entry["uuid"]), entry)  # a tool may list a device twice
+            if first["index"] != entry["index"]:  # or two parts of a card, with one serial number for both
+                entry["uuid"] += "-%d" % entry["index"]
+                devices.setdefault((vendor, entry["uuid"]), entry)
+    return sorted(devices.values(), key=lambda entry: (entry["vendor"], entry["index"])), errors
+
+
+class DeviceWatch:
+    """Reads the devices every `period` seconds in the background while there is a tool, else looks for one."""
+
+    def __init__(
+        self,
+        period: float = DEVICE_PERIOD,
+        look: float = DEVICE_LOOK,
+        timeout: float = DEVICE_TIMEOUT,
+        path: str | None = None,
+    ) -> None:
+        self.period = period
+        self.look = look
+        self.timeout = timeout
+        self.path = path
+        self.latest: Tuple[List[Json], Dict[str, str], str | None] = ([], {}, None)
+        self.ended = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self.run, name="devices", daemon=True).start()
+
+    def stop(self) -> None:
+        self.ended.set()
+
+    def snapshot(self) -> Tuple[List[Json], Dict[str, str], str | None]:
+        """Return (devices, errors, when they were read) at once; the time is None before the first reading.
+
+        The documents are replaced by the next reading, never changed; the caller does not change them either.
+        """
+        return self.latest
+
+    def run(self) -> None:
+        pause = 0.0
+        while not self.ended.wait(pause):
+            pause = self.read()
+
+    def read(self) -> float:
+        """Read once and return how long to wait before the next time."""
+        try:
+            if not find_tools(self.path):
+                self.latest = ([], {}, iso_now())
+                return self.look
+            devices, errors = read_devices(self.timeout, self.path)
+            self.latest = (devices, errors, iso_now())
+        except Exception as error:  # noqa: BLE001 - this thread must not end
+            self.latest = ([], {"agent": "Reading devices failed: %s." % type(error).__name__}, iso_now())
+        return self.period
+
+
 # --- The agent ----------------------------------------------------------------------------------------
+
+
+class LogWaiters:
+    """Requests that wait for output. However many they are, one thread looks, and only while there are any."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: List[Tuple[str, Any, threading.Event]] = []
+        self.looking = False
+
+    def wait(self, folder: str, state: Any, seconds: float) -> None:
+        """Return when the log in `folder` is no longer in `state`, or when the time is over."""
+        entry = (folder, state, threading.Event())
+        with self.lock:
+            if not self.looking:
+                threading.Thread(target=self.look, name="log-waiters", daemon=True).start()
+                self.looking = True
+            self.waiting.append(entry)
+        entry[2].wait(seconds)
+        with self.lock, contextlib.suppress(ValueError):
+            self.waiting.remove(entry)
+
+    def look(self) -> None:
+        """Wake those whose log has changed, until nobody waits."""
+        while True:
+            time.sleep(LOG_LOOK_SECONDS)
+            with self.lock:
+                waiting = list(self.waiting)
+                if not waiting:
+                    self.looking = False
+                    return
+            states = {folder: log_state(folder) for folder, _, _ in waiting}
+            for folder, state, event in waiting:
+                if states[folder] != state:
+                    event.set()
 
 
 class Agent:
@@ -1657,6 +3147,9 @@ class Agent:
         self.changed = threading.Condition(self.lock)
         self.instances: Dict[str, Instance] = {}
         self.host = Host()
+        self.cgroups = Cgroups()
+        self.log_waiters = LogWaiters()
+        self.device_watch = DeviceWatch()
         self.spawner: Any = WindowsSpawner() if os.name == "nt" else Spawner()
         self.mark = self.own_mark()
         self.watcher = Watcher(self)
@@ -1684,6 +3177,7 @@ class Agent:
             if KEY_PATTERN.fullmatch(name) and os.path.isdir(folder):
                 self.find_again(Instance(name, folder))
         self.watcher.start()
+        self.device_watch.start()
         self.spawner.prepare()
 
     def find_again(self, instance: Instance) -> None:
@@ -1717,6 +3211,7 @@ class Agent:
 
     def report(self) -> Json:
         """Return everything about this server in one document."""
+        devices, device_errors, devices_observed_at = self.device_watch.snapshot()
         return {
             "agent": {
                 "version": VERSION,
@@ -1727,7 +3222,9 @@ class Agent:
                 "hostname": socket.gethostname(),
             },
             "host": self.host.figures(),
-            "devices": read_devices(),
+            "devices": devices,
+            "device_errors": device_errors,
+            "devices_observed_at": devices_observed_at,
             "services": self.services(),
             "observed_at": iso_now(),
         }
@@ -1742,6 +3239,18 @@ class Agent:
             document["log_tail"] = (text[:-1] if text.endswith("\n") else text).split("\n") if text else []
         document.setdefault("log_tail", [])
         return document
+
+    def follow_logs(self, key: str, offset: int, limit: int, seconds: float) -> Json:
+        """Return a piece of the log once there is one, or an empty one when the time is over."""
+        until = time.monotonic() + seconds
+        while True:
+            folder = self.find(key).folder
+            state = log_state(folder)
+            answer = self.logs(key, offset, limit, None)
+            left = until - time.monotonic()
+            if answer["data"] or left <= 0:
+                return answer
+            self.log_waiters.wait(folder, state, left)
 
     def logs(self, key: str, offset: int, limit: int, tail: int | None) -> Json:
         """Return a piece of the log; offsets count from the log's first byte, also over rotation."""
@@ -1776,11 +3285,11 @@ class Agent:
     def deploy(self, key: str, body: Json) -> Tuple[int, Json]:
         """Run what `body` says as instance `key`: (201, view) when started now, (200, view) when it runs."""
         spec = checked_spec(body)
+        check_limits(spec.get("limits") or {}, self.cgroups)
         generation = body.get("generation")
         with self.lock:
-            folder = os.path.join(self.instances_dir(), key)
             is_new = key not in self.instances
-            instance = self.instances.setdefault(key, Instance(key, folder))
+            instance = self.add(key) if is_new else self.instances[key]
         try:
             with self.operation(instance):
                 if instance.generation is not None and generation == instance.generation:
@@ -1789,15 +3298,20 @@ class Agent:
                 if generation is None:
                     generation = (instance.generation or 0) + 1
                 self.end_and_wait(instance)
-                self.launch(instance, spec, generation, restarts=0)
+                self.launch(instance, spec, generation, restarts=0, history=[])
                 return 201, self.view(instance)
         finally:
             self.drop_if_never_stored(instance, is_new)
 
+    def add(self, key: str) -> Instance:
+        """Make a new instance known; call with the lock held."""
+        instance = self.instances[key] = Instance(key, os.path.join(self.instances_dir(), key))
+        return instance
+
     def drop_if_never_stored(self, instance: Instance, is_new: bool) -> None:
-        """Forget an instance whose very first deploy failed before anything was on disk."""
+        """Forget an instance whose very first request failed before anything was on disk."""
         with self.lock:
-            if is_new and not instance.run and self.instances.get(instance.key) is instance:
+            if is_new and instance.generation is None and self.instances.get(instance.key) is instance:
                 instance.forgotten = True  # for those that wait for its operation lock
                 del self.instances[instance.key]
 
@@ -1818,17 +3332,27 @@ class Agent:
             self.refuse_stale(instance, generation)
             self.end_and_wait(instance)
             new = instance.generation if generation is None else generation
-            self.launch(instance, instance.spec, new or 0, restarts=instance.restarts + 1)
+            history = longer_history(instance, "Restarted on request.")
+            self.launch(instance, instance.spec, new or 0, instance.restarts + 1, history)
             return 200, self.view(instance)
 
     def stop(self, key: str, body: Json) -> Tuple[int, Json]:
-        """End the instance's tree: (200, view) once it is gone, (202, view) when it takes longer."""
+        """End the instance's tree: (200, view) once it is gone, (202, view) when it takes longer.
+
+        The generation is kept, also of an instance that is not known: a deploy that was asked for earlier
+        and arrives later must not start it.
+        """
         generation = checked_generation(body)
-        instance = self.find(key)
-        with self.operation(instance):
-            self.refuse_stale(instance, generation)
-            gone = self.end(instance)
-            return (200 if gone else 202), self.view(instance)
+        with self.lock:
+            is_new = generation is not None and key not in self.instances
+            instance = self.add(key) if is_new else self.find(key)
+        try:
+            with self.operation(instance):
+                self.refuse_stale(instance, generation)
+                gone = self.end(instance, generation)
+                return (200 if gone else 202), self.view(instance)
+        finally:
+            self.drop_if_never_stored(instance, is_new)
 
     def delete(self, key: str) -> Json:
         """Forget a stopped instance and remove its files; raise ApiError 409 while it runs."""
@@ -1847,18 +3371,23 @@ class Agent:
         log("instance.deleted key=%s" % key)
         return {"id": key, "deleted": True}
 
-    def end(self, instance: Instance) -> bool:
+    def end(self, instance: Instance, generation: int | None = None) -> bool:
         """Stop the instance; True when it is gone, False when it is still going after the time to answer."""
         with self.lock:
-            before = instance.wanted, instance.verdict
-            instance.wanted, instance.verdict = "stopped", None
+            before = instance.wanted, instance.verdict, instance.generation, instance.pending
+            instance.wanted, instance.verdict, instance.pending = "stopped", None, None
+            instance.generation = before[2] if generation is None else generation
+            if before[3] is not None:
+                instance.phase, instance.reason = "stopped", "Stopped on request, while it waited to restart."
+            after = instance.wanted, instance.verdict, instance.generation, instance.pending
         try:
             # On disk first: should the agent die now, the next one goes on stopping.
-            if instance.spec is not None and before != ("stopped", None):
+            if (instance.spec is not None or not instance.broken) and before != after:
                 instance.save()
         except ApiError:
             with self.lock:
-                instance.wanted, instance.verdict = before
+                instance.wanted, instance.verdict, instance.generation, instance.pending = before
+                instance.phase = "starting" if instance.pending else instance.phase
             raise
         with self.lock:
             if instance.is_live:
@@ -1875,16 +3404,39 @@ class Agent:
             message = "The old process of %s is still stopping; try again." % instance.key
             raise ApiError(409, "still_stopping", message)
 
-    def launch(self, instance: Instance, spec: Json, generation: int, restarts: int) -> None:
-        """Store the intent, have a shim started, and wait until the process is known.
+    def launch(self, instance: Instance, spec: Json, generation: int, restarts: int, history: List[Json]) -> None:
+        """Start a run that somebody asked for, and wait until its process is known."""
+        self.store_start(instance, spec, generation, restarts, history, streak=0)
+        with self.lock:
+            self.ask_for_shim(instance, adopt=False)
+        self.wait_until(
+            lambda: instance.process is not None or not instance.is_live or instance.pending is not None,
+            START_ANSWER_WITHIN,
+        )
+        log(
+            "instance.start key=%s generation=%d pid=%s"
+            % (instance.key, generation, instance.process and instance.process.pid)
+        )
 
-        The intent is on disk before anything runs: whoever dies in between, a new agent finds either a
-        process or an intent without one, and starts it then.
+    def store_start(
+        self,
+        instance: Instance,
+        spec: Json,
+        generation: int,
+        restarts: int,
+        history: List[Json],
+        streak: int,
+    ) -> None:
+        """Store the intent to start a run.
+
+        It is on disk before anything runs: whoever dies in between, a new agent finds either a process or an
+        intent without one, and starts it then. Raise ApiError, with nothing changed, when the disk refuses.
         """
         taken = bool(spec.get("port")) and port_is_taken(spec["port"])
         with self.lock:
             before = dict(vars(instance))
             instance.spec, instance.generation, instance.restarts = spec, generation, restarts
+            instance.history, instance.streak, instance.pending = history, streak, None
             instance.run = os.urandom(8).hex()
             instance.wanted, instance.verdict = "running", None
             instance.intent_boot_id = self.boot_id
@@ -1897,13 +3449,6 @@ class Agent:
             with self.lock:
                 vars(instance).update(before)
             raise
-        with self.lock:
-            self.ask_for_shim(instance, adopt=False)
-        self.wait_until(lambda: instance.process is not None or not instance.is_live, START_ANSWER_WITHIN)
-        log(
-            "instance.start key=%s generation=%d pid=%s"
-            % (instance.key, generation, instance.process and instance.process.pid)
-        )
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> bool:
         """Wait for a change that makes `condition` true; return whether it is."""
@@ -1929,7 +3474,9 @@ class Agent:
         if instance.broken and process is not None:
             # What is wanted is lost, what runs is not: the shim's own record names the run.
             instance.run, instance.generation = str(process.get("run")), stored_integer(process, "generation")
-        if process is not None and process.get("run") == instance.run:
+        if instance.pending is not None:
+            self.go_on_waiting(instance, instance.pending, process, ended)
+        elif process is not None and process.get("run") == instance.run:
             self.take_process(instance, process)
             if ended is not None and ended.get("run") == instance.run:
                 self.settle_ended(instance, ended)
@@ -1961,9 +3508,7 @@ class Agent:
 
     def settle_ended(self, instance: Instance, ended: Json) -> None:
         """The exit is on record; it counts as ended once the shim has also seen to the rest of the tree."""
-        code = ended.get("exit_code")
-        if code != UNKNOWN:
-            code = stored_integer(ended, "exit_code")
+        code = stored_exit_code(ended)
         if is_alive(instance.shim, self.boot_id):
             self.watch(instance)
         elif instance.shim and instance.shim.boot_id == self.boot_id and instance.has_leftovers():
@@ -1990,7 +3535,13 @@ class Agent:
             instance.phase = "starting"
         instance.ask_again_at = time.monotonic() + SHIM_ANSWER_WITHIN
         mark = "%s/%s" % (self.mark, instance.key)
-        request = {"folder": instance.folder, "run": instance.run, "mark": mark, "adopt": adopt}
+        request = {
+            "folder": instance.folder,
+            "run": instance.run,
+            "mark": mark,
+            "cgroup": self.cgroups.folder(mark),
+            "adopt": adopt,
+        }
         try:
             self.spawner.ask(request)
         except OSError as error:
@@ -2009,10 +3560,13 @@ class Agent:
             instance.ask_again_at = time.monotonic() + 1
             return
         instance.ask_again_at = None
-        instance.wanted, instance.verdict = "stopped", message
-        with contextlib.suppress(ApiError):
-            instance.save()
+        instance.verdict = message
         instance.phase, instance.ready, instance.reason = "failed", False, message
+        self.plan_restart(instance, None)
+        if instance.pending is None:
+            instance.wanted = "stopped"
+            with contextlib.suppress(ApiError):
+                instance.save()
         self.changed.notify_all()
 
     def begin_stop(self, instance: Instance, reason: str) -> None:
@@ -2032,6 +3586,8 @@ class Agent:
         note = ""
         if instance.port_taken:
             note = " Port %s was already taken when it started." % (instance.spec or {}).get("port")
+        if ended.get("out_of_memory"):
+            note += " The kernel's out-of-memory killer ended it or a part of it."
         if instance.verdict:
             instance.phase, instance.reason = "failed", instance.verdict
         elif instance.wanted == "stopped":
@@ -2041,7 +3597,70 @@ class Agent:
         else:
             instance.phase, instance.reason = reason_for_exit(code, note)
         log("instance.ended key=%s phase=%s exit_code=%s" % (instance.key, instance.phase, code))
+        self.plan_restart(instance, ended.get("finished_monotonic"))
         self.changed.notify_all()
+
+    # Restarts by policy; all of it under the lock
+
+    def plan_restart(self, instance: Instance, ended_at: Any) -> None:
+        """Have what ended by itself started again later, if its policy says so.
+
+        The wait counts from the end of the process, so that the time an agent was away is part of it.
+        """
+        policy = RestartPolicy.of(instance.spec)
+        if instance.wanted != "running" or instance.broken or not policy.wants(instance.phase):
+            return
+        now = at = time.monotonic()
+        if instance.intent_boot_id == self.boot_id:  # after a reboot nothing is waited for
+            ended = ended_at if isinstance(ended_at, float) and ended_at <= now else now
+            lived = ended - instance.started_monotonic
+            if lived >= policy.stable and self.watcher.was_ready(instance):
+                instance.streak = 0
+            at = ended + policy.delay(instance.streak)
+        if policy.most is not None and instance.streak >= policy.most:
+            instance.reason += " Its policy allows %d restarts in a row, so it stays ended." % policy.most
+            return
+        instance.pending = Pending(at, instance.reason)
+        instance.phase = "starting"
+        log("instance.restart_due key=%s in=%.1f" % (instance.key, at - now))
+        with contextlib.suppress(ApiError):
+            instance.save()
+
+    def go_on_waiting(self, instance: Instance, pending: Pending, process: Json | None, ended: Json | None) -> None:
+        """An earlier agent planned a restart: the wait goes on where it was, and a reboot ends it."""
+        now = time.monotonic()
+        if process is not None and process.get("run") == instance.run:
+            self.take_process(instance, process)
+            instance.exit_code = UNKNOWN
+            if ended is not None and ended.get("run") == instance.run:
+                instance.exit_code = stored_exit_code(ended)
+                instance.finished_at = str(ended.get("finished_at"))
+        instance.phase, instance.ready = "starting", False
+        longest = RestartPolicy.of(instance.spec).ceiling * 1.2
+        at = now if instance.intent_boot_id != self.boot_id else min(pending.at, now + longest)
+        instance.pending = pending._replace(at=at)
+
+    def start_again(self, instance: Instance, pending: Pending) -> None:
+        """Carry out a restart that is due, unless a request is about to decide otherwise."""
+        if not instance.operation.acquire(blocking=False):
+            return
+        try:
+            history = longer_history(instance, pending.reason)
+            assert instance.spec is not None
+            self.store_start(
+                instance,
+                instance.spec,
+                instance.generation or 0,
+                instance.restarts + 1,
+                history,
+                instance.streak + 1,
+            )
+            self.ask_for_shim(instance, adopt=False)
+            log("instance.restart key=%s restarts=%d" % (instance.key, instance.restarts))
+        except ApiError:  # nothing starts that is not on disk: again when there may be room
+            instance.pending = Pending(time.monotonic() + 5, pending.reason)
+        finally:
+            instance.operation.release()
 
     def lost_to_reboot(self, instance: Instance) -> None:
         """The machine was started anew, so nothing of this run can be left."""
@@ -2050,12 +3669,20 @@ class Agent:
         instance.ready, instance.ask_again_at = False, None
         instance.exit_code = UNKNOWN
         instance.reason = "The server rebooted while it ran; how it ended was not seen."
+        self.plan_restart(instance, None)
 
     def fail_broken(self, instance: Instance) -> None:
         """Say that the state is damaged; nothing is known to run."""
+        instance.pending = None
         instance.phase, instance.ready, instance.ask_again_at = "failed", False, None
         instance.reason = instance.broken or ""
         instance.exit_code = UNKNOWN
+
+
+def longer_history(instance: Instance, reason: str) -> List[Json]:
+    """Return the restart history with the one that is about to happen."""
+    entry = {"at": iso_now(), "exit_code": instance.exit_code, "reason": reason}
+    return [*instance.history, entry][-RESTART_HISTORY:]
 
 
 def empty_folder(path: str) -> None:
@@ -2099,13 +3726,17 @@ class Watcher:
                 time.sleep(0.2)
 
     def pause(self) -> float:
-        """Return how long to sleep: short while anything starts or stops."""
+        """Return how long to sleep: short while anything starts or stops, and never past a restart."""
         with self.agent.lock:
             instances = list(self.agent.instances.values())
-            if any(entry.phase in ("starting", "stopping") for entry in instances):
-                return 0.1
-            polled = any(entry.is_live and entry.shim_fd < 0 for entry in instances)
-            return 0.2 if polled else 0.5
+        due = [entry.pending.at for entry in instances if entry.pending]
+        active = [entry for entry in instances if not entry.pending]
+        longest = 0.5
+        if any(entry.phase in ("starting", "stopping") for entry in active):
+            longest = 0.1
+        elif any(entry.is_live and entry.shim_fd < 0 for entry in active):
+            longest = 0.2
+        return min([longest, *(max(0.02, at - time.monotonic()) for at in due)])
 
     def handle(self, callback: Any) -> None:
         """Pass one event to whom it belongs."""
@@ -2150,7 +3781,7 @@ class Watcher:
     def on_message(self, message: Json) -> None:
         """Act on one message about a run; one about an earlier run is out of date."""
         instance = self.agent.instances.get(os.path.basename(message["folder"]))
-        if instance is None or instance.run != message["run"]:
+        if instance is None or instance.run != message["run"] or instance.pending is not None:
             return
         if message["event"] == "started":
             self.agent.take_process(instance, message["process"])
@@ -2207,7 +3838,10 @@ class Watcher:
     def tick(self, now: float) -> None:
         """Do what time demands, for every instance."""
         for instance in list(self.agent.instances.values()):
-            if instance.ask_again_at is not None and now >= instance.ask_again_at:
+            if instance.pending is not None:
+                if now >= instance.pending.at:
+                    self.agent.start_again(instance, instance.pending)
+            elif instance.ask_again_at is not None and now >= instance.ask_again_at:
                 instance.ask_again_at = None
                 self.agent.settle(instance)
             elif instance.key in self.followed:
@@ -2286,6 +3920,8 @@ class Watcher:
 
     def give_up(self, instance: Instance, probe: Probe) -> None:
         """Stop what did not become ready in time."""
+        if instance.wanted != "running":
+            return
         note = " Port %d was already taken when it started." % probe.port if instance.port_taken else ""
         message = "It was not ready within %g seconds, so it was stopped.%s" % (probe.startup_seconds, note)
         instance.verdict = message
@@ -2313,6 +3949,7 @@ class Requests:
     path: str
     command: str
     close_connection: bool
+    after_answer: Callable[[], None] | None = None
 
     def setup(self) -> None:
         """Begin a connection; the TLS handshake is done here, in the connection's own thread."""
@@ -2376,6 +4013,8 @@ class Requests:
             document = ApiError(500, "internal_error", "The agent failed at this; its own log says why.").document()
             status = 500
         self.answer(status, document)
+        if self.after_answer is not None:
+            self.after_answer()
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = do_GET
 
@@ -2410,9 +4049,10 @@ class Requests:
         if "Transfer-Encoding" in self.headers or length < 0:
             self.close_connection = True
             raise ApiError(400, "length_required", "Send the body's size in one Content-Length header.")
-        if length > BODY_LIMIT:
+        limit = UPGRADE_BODY_LIMIT if self.url() == "/agent/upgrade" else BODY_LIMIT
+        if length > limit:
             self.close_connection = True
-            raise ApiError(413, "too_large", "The body is larger than %d bytes." % BODY_LIMIT)
+            raise ApiError(413, "too_large", "The body is larger than %d bytes." % limit)
         return parse_body(self.rfile.read(length)) if length else {}
 
     def url(self) -> str:
@@ -2430,12 +4070,24 @@ class Requests:
             if url == "/health":
                 return 200, {"status": "ok", "version": VERSION}
             return 200, agent.report() if url == "/report" else {"services": agent.services()}
+        if url == "/agent/upgrade":
+            self.allow(method, "POST")
+            return self.upgrade(body)
         if parts[0] == "service" and len(parts) in (2, 3):
             key = parts[1]
             if not KEY_PATTERN.fullmatch(key) or key in (".", ".."):
                 raise ApiError(400, "bad_id", "An id has 1 to 64 letters, digits, dots, underscores or hyphens.")
             return self.route_service(agent, method, key, parts[2] if len(parts) == 3 else "", body)
         raise ApiError(404, "not_found", "There is no such path.")
+
+    def upgrade(self, body: Json) -> Tuple[int, Json]:
+        """Put a new file in place of ours; once that is answered, become it."""
+        upgrade: Upgrade = self.server.upgrade
+        status, document = upgrade.prepare(body)
+        if status == 202:
+            self.close_connection = True
+            self.after_answer = upgrade.carry_out
+        return status, document
 
     def route_service(self, agent: Agent, method: str, key: str, verb: str, body: Json) -> Tuple[int, Json]:
         """Answer one instance's paths."""
@@ -2453,6 +4105,8 @@ class Requests:
             self.allow(method, "GET")
             query = self.query()
             limit = min(max(4, query.get("limit", LOG_ANSWER_BYTES)), LOG_ANSWER_LIMIT)
+            if query.get("wait"):
+                return 200, agent.follow_logs(key, query.get("offset", 0), limit, query["wait"])
             return 200, agent.logs(key, query.get("offset", 0), limit, query.get("tail"))
         raise ApiError(404, "not_found", "There is no such path.")
 
@@ -2466,11 +4120,13 @@ class Requests:
         _, _, text = self.path.partition("?")
         for pair in filter(None, text.split("&")):
             name, _, value = pair.partition("=")
-            if name not in ("offset", "limit", "tail"):
+            if name not in ("offset", "limit", "tail", "wait"):
                 refuse_if({name: ["There is no such parameter."]})
             if not re.fullmatch(r"[0-9]{1,18}", value):
                 refuse_if({name: ["Give an integer, 0 or more."]})
             result[name] = int(value)
+        if result.get("wait", 0) > LOG_WAIT_SECONDS or ("wait" in result and "tail" in result):
+            refuse_if({"wait": ["Give seconds from 0 to %d, and no tail with it." % LOG_WAIT_SECONDS]})
         return result
 
 
@@ -2549,8 +4205,11 @@ class Connections:
                     handler.connection.shutdown(socket.SHUT_RDWR)
 
 
-def make_server(options: Any, token: str, tls: Any) -> Any:
-    """Return a listening server, not yet answering; raise OSError when the address cannot be had."""
+def make_server(options: Any, token: str, tls: Any, handed: int | None) -> Any:
+    """Return a listening server, not yet answering; raise OSError when the address cannot be had.
+
+    `handed` is the listening socket of the process that this one takes the place of.
+    """
     # Loaded here, so that shims do without: http.server alone is twice the size of all the rest.
     import hashlib  # noqa: PLC0415
     import hmac  # noqa: PLC0415
@@ -2571,9 +4230,308 @@ def make_server(options: Any, token: str, tls: Any) -> Any:
     }
     server_type: Any = type("Server", (Connections, socketserver.ThreadingTCPServer), settings)
     handler_type = type("Handler", (Requests, http.server.BaseHTTPRequestHandler), {})
-    server = server_type((options.host, options.port), handler_type)
+    server = server_type((options.host, options.port), handler_type, bind_and_activate=False)
+    if handed is None:
+        server.server_bind()
+        server.server_activate()
+    else:
+        server.socket.close()
+        server.socket = socket.socket(fileno=handed)
+        server.socket.set_inheritable(False)
+        server.server_address = server.socket.getsockname()
     server.prepare()
     return server
+
+
+# --- Upgrade in place -----------------------------------------------------------------------------------
+
+UPGRADE_FIELDS: Dict[str, Check] = {
+    "sha256": (
+        lambda value: is_text(value) and bool(re.fullmatch(r"[0-9a-fA-F]{64}", value)),
+        "Give the SHA-256 of the source in hexadecimal.",
+    ),
+    "source": (
+        lambda value: is_text(value) and 0 < len(value.encode()) <= BODY_LIMIT,
+        "Give the text of the new file, at most 1 MiB.",
+    ),
+}
+
+
+class Handed(NamedTuple):
+    """What a process hands to the one that takes its place: file descriptors, or None."""
+
+    listen: int | None
+    done: int | None
+
+    @classmethod
+    def take(cls) -> Handed:
+        """Take it out of the environment, so that no command inherits it."""
+        text = os.environ.pop("INFINI_UPGRADE", "")
+        match = re.fullmatch(r"(\d+) (\d*)", text)
+        if not match:
+            return cls(None, None)
+        done = int(match.group(2)) if match.group(2) else None
+        if done is not None:
+            os.set_inheritable(done, False)
+        return cls(int(match.group(1)), done)
+
+    def pass_on(self) -> None:
+        """Put it where `take` finds it; the descriptors stay open over the coming exec."""
+        assert self.listen is not None
+        os.set_inheritable(self.listen, True)
+        if self.done is not None:
+            os.set_inheritable(self.done, True)
+        os.environ["INFINI_UPGRADE"] = "%d %s" % (self.listen, "" if self.done is None else self.done)
+
+    def tell_started(self) -> None:
+        """Tell the guard that this process has started; whether it answers, the guard asks."""
+        if self.done is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.done, b"ok")
+            os.close(self.done)
+
+
+class Upgrade:
+    """Replaces the agent's own file and process, with a guard that brings the old file back if need be."""
+
+    def __init__(self, server: Any, arguments: List[str], state_dir: str, tls: bool) -> None:
+        self.server = server
+        self.arguments = arguments
+        self.state_dir = state_dir
+        self.tls = tls
+        self.lock = threading.Lock()
+        self.file = re.sub(r"\.previous$", "", os.path.realpath(__file__))
+        self.digest = self.read_digest()
+        self.done = -1
+
+    def read_digest(self) -> str:
+        """Return the digest of the file that runs; empty where it cannot be read."""
+        import hashlib  # noqa: PLC0415 - not loaded into shims
+
+        with contextlib.suppress(OSError), open(self.file, "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+        return ""
+
+    def prepare(self, body: Json) -> Tuple[int, Json]:
+        """Check the new file, put it in place and start the guard: (202, its version). Raise ApiError.
+
+        What runs already is answered with 200, so that the request can be repeated.
+        """
+        source = checked_source(body)
+        if body["sha256"].lower() == self.digest:
+            return 200, {"version": VERSION}
+        if os.name == "nt":
+            raise ApiError(409, "not_upgradable", "On Windows the agent cannot take its own place.")
+        if not self.lock.acquire(blocking=False):
+            raise ApiError(409, "upgrade_running", "Another upgrade is under way.")
+        try:
+            version = self.put_in_place(source)
+        except OSError as error:
+            self.lock.release()
+            message = "The agent may not replace its file %s: %s." % (self.file, error.strerror or error)
+            raise ApiError(409, "not_upgradable", message) from error
+        except BaseException:
+            self.lock.release()
+            raise
+        log("upgrade.begins from=%s to=%s" % (VERSION, version))
+        return 202, {"version": version}
+
+    def put_in_place(self, source: bytes) -> str:
+        """Try the new file out, keep the old one beside it, start the guard, and replace; return the version."""
+        new, previous = self.file + ".new", self.file + ".previous"
+        try:
+            copy_as(source, self.file, new)
+            version = version_of(new)
+            with open(self.file, "rb") as file:
+                copy_as(file.read(), self.file, previous)
+            self.start_guard(previous, version)
+            try:
+                os.replace(new, self.file)
+                sync_folder(os.path.dirname(self.file))
+            except OSError:
+                self.dismiss_guard()
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+        return version
+
+    def start_guard(self, previous: str, version: str) -> None:
+        """Start the guard, from the old file: it waits for word from the new process."""
+        import subprocess  # noqa: PLC0415 - not loaded into shims
+
+        told, self.done = os.pipe()
+        listen = self.server.fileno()
+        host, port = self.server.server_address[:2]
+        plan = {
+            "process": identify(os.getpid(), self.server.agent.boot_id),
+            "file": self.file,
+            "previous": previous,
+            "arguments": self.arguments,
+            "lock": os.path.join(self.state_dir, "agent.lock"),
+            "supervised": os.getppid() == 1 and bool(os.environ.get("INVOCATION_ID")),
+            "listen": listen,
+            "told": told,
+            "address": [host, port, self.tls],
+            "version": version,
+        }
+        try:
+            subprocess.run(
+                [sys.executable, previous, "--guard", json.dumps(plan)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[told, listen],
+                start_new_session=True,
+                timeout=10,
+                check=True,
+            )
+        except subprocess.SubprocessError as error:
+            os.close(self.done)
+            raise OSError("its guard did not start: %s" % error) from error
+        except OSError:
+            os.close(self.done)
+            raise
+        finally:
+            os.close(told)
+
+    def dismiss_guard(self) -> None:
+        """Tell the guard that nothing was changed, or that all is as it was."""
+        with contextlib.suppress(OSError):
+            os.write(self.done, b"no")
+        os.close(self.done)
+
+    def carry_out(self) -> None:
+        """Become the new file: same process, same listening socket. Returns only when that fails."""
+        agent: Agent = self.server.agent
+        with agent.lock:  # nobody asks for a shim from here on
+            agent.spawner.close()
+            Handed(self.server.fileno(), self.done).pass_on()
+            try:
+                os.execv(sys.executable, [sys.executable, os.path.abspath(__file__), *self.arguments])
+            except OSError as error:
+                log("upgrade.failed the new file could not be executed: %s" % error)
+            os.environ.pop("INFINI_UPGRADE", None)
+            os.set_inheritable(self.server.fileno(), False)
+            with contextlib.suppress(OSError):
+                bring_back(self.file)
+            self.dismiss_guard()
+        self.lock.release()
+
+
+def checked_source(body: Json) -> bytes:
+    """Return the new file of an upgrade body; raise ApiError 400 when it is not what its digest says."""
+    import hashlib  # noqa: PLC0415 - not loaded into shims
+
+    wrong = check_fields(body, UPGRADE_FIELDS)
+    wrong.update({name: [UPGRADE_FIELDS[name][1]] for name in UPGRADE_FIELDS if body.get(name) is None})
+    refuse_if(wrong)
+    source: bytes = body["source"].encode()
+    if hashlib.sha256(source).hexdigest() != body["sha256"].lower():
+        refuse_if({"sha256": ["The source has another digest."]})
+    try:
+        compile(source, "infini_agent.py", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        refuse_if({"source": ["It does not compile: %s." % error]})
+    return source
+
+
+def version_of(path: str) -> str:
+    """Run the file with --version and return what it says; raise ApiError 400 when it does not start."""
+    import subprocess  # noqa: PLC0415 - not loaded into shims
+
+    command = [sys.executable, "-I", path, "--version"]
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=20, check=False
+        )
+    except subprocess.TimeoutExpired:
+        refuse_if({"source": ["It did not tell its version within 20 seconds."]})
+    match = re.fullmatch(r"infini-agent (\S+)\s*", result.stdout.decode("utf-8", "replace"))
+    if result.returncode or not match:
+        words = result.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
+        refuse_if({"source": ["It does not start on this server: %s." % (words or "it tells no version")]})
+    assert match is not None
+    return match.group(1)
+
+
+def copy_as(data: bytes, model: str, path: str) -> None:
+    """Write `data` to `path` with the mode and, where that is allowed, the owner of the file `model`."""
+    like = os.stat(model)
+    write_file(path, data, durable=True)
+    os.chmod(path, stat.S_IMODE(like.st_mode))
+    with contextlib.suppress(OSError):
+        os.chown(path, like.st_uid, like.st_gid)
+
+
+def bring_back(file: str) -> None:
+    """Make the agent's previous file its present one again."""
+    with open(file + ".previous", "rb") as previous:
+        copy_as(previous.read(), file, file + ".new")
+    os.replace(file + ".new", file)
+
+
+def guard_main(plan: Json) -> None:
+    """See that the new agent answers within UPGRADE_WITHIN seconds; else end it and start the old one."""
+    if os.fork():
+        os._exit(0)  # whoever started us need not wait, and leaves no zombie
+    if new_agent_answers(plan, time.monotonic() + UPGRADE_WITHIN):
+        return
+    log("upgrade.failed the new agent did not answer in time; the previous file comes back")
+    file = plan["file"]
+    try:
+        bring_back(file)
+    except OSError as error:
+        file = plan["previous"]
+        log("upgrade.failed the previous file could not be put back, it runs from where it is: %s" % error)
+    agent = identity_from(plan["process"])
+    assert agent is not None
+    until = time.monotonic() + 5
+    while send_signal(agent, signal.SIGKILL, agent.boot_id) and time.monotonic() < until:
+        time.sleep(0.05)
+    if plan["supervised"]:
+        # Its service manager starts the agent again, and needs the address for that.
+        os.close(plan["listen"])
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            if lock_is_held(plan["lock"]):
+                return
+            time.sleep(0.2)
+    else:
+        Handed(plan["listen"], None).pass_on()
+    os.execv(sys.executable, [sys.executable, file, *plan["arguments"]])
+
+
+def new_agent_answers(plan: Json, until: float) -> bool:
+    """Wait for the word that the new process has started, then for its answer."""
+    readable, _, _ = select.select([plan["told"]], [], [], UPGRADE_WITHIN)
+    word = os.read(plan["told"], 2) if readable else b""
+    if word == b"no":
+        return True  # it did not come to that
+    while word == b"ok" and time.monotonic() < until:
+        with contextlib.suppress(OSError, ValueError):
+            if asked_version(*plan["address"]) == plan["version"]:
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def asked_version(host: str, port: int, tls: bool) -> Any:
+    """Return the version that the agent at this address tells; raise OSError or ValueError."""
+    import http.client  # noqa: PLC0415 - only the guard asks
+
+    if tls:
+        import ssl  # noqa: PLC0415
+
+        # No secret is sent, and whoever answers on our own socket is our own process.
+        context = ssl._create_unverified_context()  # noqa: S323
+        connection: Any = http.client.HTTPSConnection(host, port, timeout=2, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=2)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/health")
+            return json.loads(connection.getresponse().read()).get("version")
+        except (http.client.HTTPException, AttributeError) as error:
+            raise ValueError(str(error)) from error
 
 
 # --- Start --------------------------------------------------------------------------------------------
@@ -2672,13 +4630,16 @@ def main(arguments: List[str]) -> None:
         return spawner_main(int(arguments[1]))
     if arguments[:1] == ["--shim"]:
         return windows_shim_main(json.loads(arguments[1]))
+    if arguments[:1] == ["--guard"]:
+        return guard_main(json.loads(arguments[1]))
+    handed = Handed.take()
     options = parse_options(arguments)
     check_exposure(options)
     tls = load_tls(options)
     state_dir = prepare_state_dir(options.state_dir)
     token = load_token(state_dir, options.token_file)
     try:
-        server = make_server(options, token, tls)
+        server = make_server(options, token, tls, handed.listen)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         fail("cannot listen on %s port %d: %s." % (options.host, options.port, reason))
@@ -2686,8 +4647,11 @@ def main(arguments: List[str]) -> None:
         signal.signal(number, lambda *_: os._exit(0))
     server.agent = Agent(state_dir)
     server.agent.start()
+    server.upgrade = Upgrade(server, arguments, state_dir, tls is not None)
     name = "[%s]" % options.host if ":" in options.host else options.host
-    print("listening on %s://%s:%d" % ("https" if tls else "http", name, server.server_address[1]), flush=True)
+    with contextlib.suppress(OSError):  # after an upgrade nobody may be there to read it
+        print("listening on %s://%s:%d" % ("https" if tls else "http", name, server.server_address[1]), flush=True)
+    handed.tell_started()
     server.serve_forever(poll_interval=1.0)
 
 

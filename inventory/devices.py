@@ -88,6 +88,8 @@ def _missing(have: Mapping[str, Device], listed: Mapping[str, Any], report: Repo
     if not report.get("devices_observed_at"):
         return []
     silent = figures_of(report)["device_errors"]
+    if "agent" in silent:  # the reading itself broke, whatever the vendors
+        return []
     return [d for uuid, d in have.items() if uuid not in listed and d.present and d.vendor not in silent]
 
 

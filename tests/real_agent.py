@@ -51,8 +51,16 @@ class RealAgent:
     `start` returns when it answers. `close` stops every instance and removes all processes it started.
     """
 
-    def __init__(self, *options: str, state_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        state_dir: str | Path | None = None,
+        file: Path = AGENT_FILE,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.options = options
+        self.file = file
+        self.environment = environment or {}
         self._own_dir = state_dir is None
         self.state_dir = Path(state_dir or tempfile.mkdtemp(prefix="infini-agent-")).resolve()
         self.port = 0
@@ -95,14 +103,14 @@ class RealAgent:
         """
         home = self.state_dir / "home"
         home.mkdir(mode=0o700, exist_ok=True)
-        command = [PYTHON, str(AGENT_FILE), "--state-dir", str(self.state_dir), "--port", str(self.port)]
+        command = [PYTHON, str(self.file), "--state-dir", str(self.state_dir), "--port", str(self.port)]
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
                 [*command, *self.options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "HOME": str(home), **environment},
+                env={**os.environ, "HOME": str(home), **self.environment, **environment},
             )
         assert self.process.stdout is not None
         with self.process.stdout as stdout:
@@ -194,7 +202,7 @@ class RealAgent:
         """Tell whether a process is marked as an instance's, or is a shim that holds one of our FIFOs."""
         if mark and mark in (entry / "environ").read_bytes():
             return True
-        if str(AGENT_FILE).encode() not in (entry / "cmdline").read_bytes():
+        if str(self.file).encode() not in (entry / "cmdline").read_bytes():
             return False
         targets = (os.readlink(fd) for fd in (entry / "fd").iterdir())
         return any(target.startswith(f"{self.state_dir}/instances/") for target in targets)

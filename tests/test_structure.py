@@ -20,21 +20,13 @@ WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
 EDGES = {"admin", "api", "urls", "serializers", "consumers", "tasks", "management", "pages"}
 VERBS = {
-    "deployments": {
-        "lifecycle",
-        "specs",
-        "ports",
-        "device_claims",
-        "steps",
-        "closing",
-        "reports",
-        "queueing",
-        "selectors",
-        "models",
-    },
-    "inventory": {"agents", "checks", "selectors", "models", "reference", "local"},
-    "chat": {"history", "transcript", "models"},
-    "infini": {"events", "keys", "records", "roles", "models", "errors", "fields"},
+    "deployments": [
+        *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
+        *("reconcile", "queueing", "selectors", "models"),
+    ],
+    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "chat": ["history", "transcript", "models"],
+    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields"],
 }
 
 

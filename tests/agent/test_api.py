@@ -14,7 +14,7 @@ from tests.real_agent import RealAgent, wait_until
 
 SERVICE_FIELDS = {
     "id", "status", "phase", "ready", "pid", "port", "generation", "started_at", "finished_at", "exit_code",
-    "restarts", "reason",
+    "restarts", "restart_history", "reason",
 }  # fmt: skip
 
 
@@ -285,7 +285,9 @@ def test_report(shared: RealAgent, key: str) -> None:
     shared.deploy(key, "sleep 60")
     status, report = shared.request("GET", "/report")
     assert status == 200
-    assert set(report) == {"agent", "host", "devices", "services", "observed_at"}
+    assert set(report) == {
+        *("agent", "host", "services", "observed_at", "devices", "device_errors", "devices_observed_at"),
+    }
     assert report["agent"]["protocol"] == 1
     assert report["agent"]["pid"] == shared.pid
     assert {"version", "boot_id", "started_at", "hostname"} <= set(report["agent"])

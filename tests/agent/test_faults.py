@@ -151,6 +151,41 @@ def test_kill_9_of_the_spawner_is_mended(agent: RealAgent) -> None:
     assert agent.status("a")["pid"] == pid
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the live children of a process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and is_running(int(entry.name)):
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(entry.name))
+    return found
+
+
+def spare_shim(agent: RealAgent) -> int:
+    """Return the PID of the shim that waits for a request; no instance may run."""
+    spawners = wait_until(lambda: children_of(agent.pid))
+    return wait_until(lambda: children_of(spawners[0]))[0]
+
+
+def test_kill_9_of_the_spare_shim_is_mended(agent: RealAgent) -> None:
+    os.kill(spare_shim(agent), signal.SIGKILL)
+    for key in ("a", "b"):
+        assert is_running(agent.deploy(key, "sleep 600")["pid"])
+
+
+def test_the_spare_shim_ends_with_the_agent(agent: RealAgent) -> None:
+    spare = spare_shim(agent)
+    agent.kill9()
+    wait_until(lambda: not is_running(spare))
+
+
+def test_the_spare_shim_becomes_the_next_one(agent: RealAgent) -> None:
+    spare = spare_shim(agent)
+    agent.deploy("a", "sleep 600")
+    assert agent.shim_pid("a") == spare
+
+
 # The shim dies
 
 

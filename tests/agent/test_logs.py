@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
 from tests.real_agent import RealAgent, wait_until
 
 
@@ -90,3 +97,83 @@ def test_an_endless_flood_can_be_stopped(agent: RealAgent) -> None:
     wait_until(lambda: read(agent, "a", "tail=1")["size"] > 1_000_000)
     status, answer = agent.request("POST", "/service/a/stop")
     assert (status, answer["phase"]) == (200, "stopped")
+
+
+# Following
+
+
+def test_following_answers_when_there_is_more(shared: RealAgent, key: str, tmp_path: Path) -> None:
+    shared.deploy(key, f"echo one; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; echo two; sleep 600")
+    first = read(shared, key, "offset=0&wait=10")
+    assert (first["data"], first["next_offset"]) == ("one\n", 4)
+    began = time.monotonic()
+    assert read(shared, key, "offset=0&wait=10")["data"] == "one\n"
+    assert time.monotonic() - began < 0.5, "what is there is answered at once"
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(read, shared, key, "offset=4&wait=10")
+        time.sleep(0.5)
+        assert not following.done()
+        began = time.monotonic()
+        (tmp_path / "go").touch()
+        assert following.result() == {"offset": 4, "next_offset": 8, "size": 8, "data": "two\n"}
+        assert time.monotonic() - began < 1
+
+
+def test_following_ends_when_the_time_is_over(shared: RealAgent, key: str) -> None:
+    shared.deploy(key, "sleep 600")
+    began = time.monotonic()
+    assert read(shared, key, "offset=0&wait=1") == {"offset": 0, "next_offset": 0, "size": 0, "data": ""}
+    assert 1 <= time.monotonic() - began < 2
+
+
+def test_following_goes_on_into_the_next_run(shared: RealAgent, key: str) -> None:
+    shared.deploy(key, "echo first")
+    shared.wait_for_phase(key, "succeeded")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(read, shared, key, "offset=6&wait=10")
+        time.sleep(0.3)
+        shared.deploy(key, "echo second")
+        assert following.result()["data"] == "second\n"
+
+
+def test_following_what_is_deleted_is_404(shared: RealAgent, key: str) -> None:
+    shared.deploy(key, "true")
+    shared.wait_for_phase(key, "succeeded")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(shared.request, "GET", f"/service/{key}/logs?offset=0&wait=10")
+        time.sleep(0.3)
+        assert shared.request("DELETE", f"/service/{key}")[0] == 200
+        assert following.result()[0] == 404
+
+
+@pytest.mark.parametrize("query", ["wait=26", "wait=-1", "wait=0.5", "wait=1&tail=3"])
+def test_following_is_checked(shared: RealAgent, key: str, query: str) -> None:
+    shared.deploy(key, "true")
+    assert shared.request("GET", f"/service/{key}/logs?{query}")[0] == 400
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_many_who_follow_cost_next_to_nothing(agent: RealAgent) -> None:
+    for number in range(20):
+        agent.deploy(f"i{number}", "exec sleep 600")
+    wait_until(lambda: all(entry["ready"] for entry in agent.request("GET", "/services")[1]["services"]))
+    threads = Path(f"/proc/{agent.pid}/task")
+
+    def idle() -> float:
+        before = cpu_seconds(agent.pid)
+        time.sleep(4)
+        return (cpu_seconds(agent.pid) - before) / 4
+
+    alone = idle()
+    with ThreadPoolExecutor(20) as pool:
+        following = [pool.submit(read, agent, f"i{number}", "offset=0&wait=6") for number in range(20)]
+        wait_until(lambda: len(list(threads.iterdir())) >= 22)
+        with_them = idle()
+        assert not any(entry.done() for entry in following)
+    print(f"idle {100 * alone:.1f} % of a core, with 20 who follow {100 * with_them:.1f} %")
+    assert with_them - alone < 0.03
+    wait_until(lambda: len(list(threads.iterdir())) <= 3, 5, "nobody looks when nobody waits")
