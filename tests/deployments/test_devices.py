@@ -1,6 +1,9 @@
 """Devices given to instances: claimed before anything starts, told to the process, never given twice."""
 
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from django.db import transaction
@@ -12,24 +15,48 @@ from infini.errors import Conflict
 from inventory.devices import record_devices
 from inventory.models import Device, Server
 from tests.deployments.conftest import status_of, turn
+from tests.real_agent import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Make = Callable[..., Service]
+Equip = Callable[[Server, int], None]
 SHOW = "echo sees=$CUDA_VISIBLE_DEVICES order=$CUDA_DEVICE_ORDER; exec python3 -m http.server {port} --bind {host} 2>&1"
 
 
-def equip(server: Server, count: int, vendor: str = "nvidia", slots: int = 1) -> None:
-    """Give the server devices as a report would."""
-    documents = [
-        {"uuid": f"{vendor}-{n}", "index": n, "vendor": vendor, "slots": slots, "visible_value": str(n),
-         "visible_variable": "CUDA_VISIBLE_DEVICES", "environment": {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}}
-        for n in range(count)
-    ]  # fmt: skip
+TOOL = """#!{python}
+import sys
+query = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--query-gpu=")), "")
+for n in range({count} if query else 0):
+    known = {{"index": n, "uuid": f"GPU-{{n}}", "name": "Demo GPU", "mig.mode.current": "Disabled"}}
+    known |= {{"memory.total": 81559, "memory.used": 1}}
+    print(", ".join(str(known.get(field, "[N/A]")) for field in query.split(",")))
+"""
+
+
+@pytest.fixture
+def equip(tmp_path: Path) -> Callable[[Server, int], None]:
+    """Lets the server's agent find a vendor's tool that lists so many devices, as on a machine that has them."""
+
+    def make(server: Server, count: int) -> None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(TOOL.format(python=sys.executable, count=count))
+        tool.chmod(0o755)
+        server.agent.terminate()
+        server.agent.start(PATH=f"{tmp_path}:{os.environ['PATH']}")
+        wait_until(lambda: refresh_devices(server) == count)
+
+    return make
+
+
+def refresh_devices(server: Server) -> int:
+    """Record what the agent reports now; how many devices it has."""
+    report = server.agent.request("GET", "/report")[1]
     with transaction.atomic():
-        record_devices({server.pk: {"devices": documents, "device_errors": {}}})
+        record_devices({server.pk: report})
+    return Device.objects.filter(server=server, present=True).count()
 
 
-def test_an_instance_sees_its_devices_and_no_others(server: Server, make_service: Make) -> None:
+def test_an_instance_sees_its_devices_and_no_others(server: Server, make_service: Make, equip: Equip) -> None:
     equip(server, 4)
     first = make_service("sleep 300", server, name="first", devices=1)
     turn(lifecycle.deploy(first, by=None))
@@ -41,7 +68,9 @@ def test_an_instance_sees_its_devices_and_no_others(server: Server, make_service
     assert DeviceClaim.objects.count() == 3
 
 
-def test_what_does_not_fit_says_what_is_missing_and_changes_nothing(server: Server, make_service: Make) -> None:
+def test_what_does_not_fit_says_what_is_missing_and_changes_nothing(
+    server: Server, make_service: Make, equip: Equip
+) -> None:
     equip(server, 2)
     turn(lifecycle.deploy(make_service("sleep 300", server, name="first", devices=1), by=None))
     second = make_service("sleep 300", server, name="second", devices=2)
@@ -54,7 +83,7 @@ def test_what_does_not_fit_says_what_is_missing_and_changes_nothing(server: Serv
     assert DeviceClaim.objects.count() == 1
 
 
-def test_stopping_frees_devices_only_once_the_process_is_gone(server: Server, make_service: Make) -> None:
+def test_stopping_frees_devices_only_once_the_process_is_gone(server: Server, make_service: Make, equip: Equip) -> None:
     equip(server, 1)
     service = make_service("sleep 300", server, devices=1)
     turn(lifecycle.deploy(service, by=None))
@@ -64,7 +93,7 @@ def test_stopping_frees_devices_only_once_the_process_is_gone(server: Server, ma
     assert not DeviceClaim.objects.exists()
 
 
-def test_a_redeployment_keeps_its_devices(server: Server, make_service: Make) -> None:
+def test_a_redeployment_keeps_its_devices(server: Server, make_service: Make, equip: Equip) -> None:
     equip(server, 3)
     service = make_service("sleep 300", server, devices=2)
     turn(lifecycle.deploy(service, by=None))
@@ -75,16 +104,17 @@ def test_a_redeployment_keeps_its_devices(server: Server, make_service: Make) ->
 
 
 def test_missing_devices_and_those_without_slots_are_not_given(server: Server, make_service: Make) -> None:
-    equip(server, 2)
-    Device.objects.filter(uuid="nvidia-0").update(present=False)
-    Device.objects.filter(uuid="nvidia-1").update(slots=0)
+    Device.objects.create(server=server, uuid="a", index=0, vendor="nvidia", present=False)
+    Device.objects.create(server=server, uuid="b", index=1, vendor="nvidia", slots=0)
     with pytest.raises(Conflict, match="0 of 2 are free"):
         lifecycle.deploy(make_service("sleep 300", server, devices=1), by=None)
 
 
 def test_an_instance_gets_devices_of_one_vendor(server: Server, make_service: Make) -> None:
-    equip(server, 1)
-    equip(server, 2, vendor="ascend")
+    for vendor, count in (("nvidia", 1), ("ascend", 2)):
+        Device.objects.bulk_create(
+            Device(server=server, uuid=f"{vendor}-{n}", index=n, vendor=vendor) for n in range(count)
+        )
     turn(lifecycle.deploy(make_service("sleep 300", server, devices=2), by=None))
     assert set(DeviceClaim.objects.values_list("device__vendor", flat=True)) == {"ascend"}
 

@@ -1,6 +1,7 @@
 """Deploy, restart, stop and delete through real agents."""
 
 import os
+import signal
 import socket
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from django.conf import settings
 from pytest_django.fixtures import Settings
 
 from deployments import lifecycle
+from deployments.asking import refresh_now
 from deployments.models import Instance, Operation, PortClaim, Service, Tombstone
 from deployments.phases import OperationState, Phase, Wanted
 from infini.errors import Conflict, Invalid
@@ -291,3 +293,28 @@ def test_what_was_shell_quoted_stays_one_word(server: Server, make_service: Make
 
     assert not os.path.exists(marker)
     assert status_of(service) == "deployed"
+
+
+def test_a_process_that_dies_is_started_again_where_asked_for(server: Server, make_service: Make) -> None:
+    service = make_service("sleep 300", server, restart="on-failure")
+    turn(lifecycle.deploy(service, by=None))
+    before = instance_of(service)
+    os.kill(before.pid, signal.SIGKILL)
+
+    def again() -> bool:
+        refresh_now()
+        return instance_of(service).ready and instance_of(service).pid != before.pid
+
+    wait_until(again, 15)
+    assert instance_of(service).restarts == 1
+    assert status_of(service) == "deployed"
+
+
+def test_what_keeps_failing_ends_its_operation_while_the_agent_goes_on(server: Server, make_service: Make) -> None:
+    service = make_service("echo no; exit 3", server, restart="on-failure")
+    operation = turn(lifecycle.deploy(service, by=None), 40)
+    result = operation.results.get()
+    assert (operation.state, result.reason.startswith("It keeps failing.")) == ("failed", True)
+    assert "no" in result.log_tail
+    turn(lifecycle.stop(service, by=None))
+    assert instance_of(service).phase == Phase.STOPPED
