@@ -20,7 +20,19 @@ WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
 EDGES = {"admin", "api", "urls", "serializers", "consumers", "tasks", "management", "pages"}
 VERBS = {
-    "deployments": {"lifecycle", "specs", "claims", "steps", "closing", "reports", "queueing", "selectors", "models"},
+    "deployments": {
+        "lifecycle",
+        "specs",
+        "claims",
+        "steps",
+        "closing",
+        "reports",
+        "queueing",
+        "selectors",
+        "models",
+        "presets",
+        "probes",
+    },
     "inventory": {"agents", "checks", "selectors", "models", "reference", "local"},
     "chat": {"history", "transcript", "models"},
     "infini": {"events", "keys", "records", "roles", "models", "errors", "fields"},
