@@ -16,8 +16,16 @@ from deployments import lifecycle
 from deployments.asking import refresh_now
 from deployments.documents import service_documents, service_rows
 from deployments.models import Operation, Revision, Service
+from deployments.presets import Preset, presets
 from deployments.querysets import ServiceQuerySet
-from deployments.serializers import DeployLog, OperationAnswer, RevisionSerializer, RollBackRequest, ServiceSerializer
+from deployments.serializers import (
+    DeployLog,
+    OperationAnswer,
+    PresetSerializer,
+    RevisionSerializer,
+    RollBackRequest,
+    ServiceSerializer,
+)
 from infini.access import crud_needs
 from infini.errors import NotFound
 
@@ -41,6 +49,16 @@ class ServiceList(generics.ListCreateAPIView):
             service = serializer.save()
             if service.current_revision and service.placements.exists() and self.request.user.has_perm(DEPLOY):
                 lifecycle.deploy(service, by=self.request.user)
+
+
+class PresetList(generics.ListAPIView):
+    """Engines that a new service may start from; see ``preset`` there."""
+
+    serializer_class = PresetSerializer
+    needs = {"GET": "deployments.view_service"}
+
+    def get_queryset(self) -> tuple[Preset, ...]:
+        return presets()
 
 
 class ServiceDetail(generics.RetrieveUpdateDestroyAPIView):

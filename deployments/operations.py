@@ -13,6 +13,8 @@ from deployments.queueing import queue_step
 from infini import events
 from infini.errors import Conflict
 
+_AFTER_STARTUP_SECONDS = 60  # for the agent to end what was not ready in time, and to say so
+
 
 def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, force: bool = False) -> Operation:
     """The service's one open operation; raises Conflict while there is another.
@@ -21,7 +23,7 @@ def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, f
     """
     if kind != OperationKind.RECONCILE:
         supersede(service.operations.filter(kind=OperationKind.RECONCILE), by_what=kind)
-    deadline = timezone.now() + timedelta(seconds=settings.DEPLOY_DEADLINE_SECONDS)
+    deadline = timezone.now() + timedelta(seconds=_seconds_allowed(service, kind))
     try:
         with transaction.atomic():
             return Operation.objects.create(service=service, kind=kind, by=by, force=force, deadline_at=deadline)
@@ -31,6 +33,14 @@ def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, f
         raise Conflict(
             f"{service} is busy with: {what}. Wait for it, or stop the service.", code="operation_open"
         ) from None
+
+
+def _seconds_allowed(service: Service, kind: OperationKind) -> float:
+    """An operation that starts something waits at least as long as its health check does."""
+    least: float = settings.DEPLOY_DEADLINE_SECONDS
+    if kind in (OperationKind.STOP, OperationKind.DELETE) or service.current_revision is None:
+        return least
+    return max(least, (service.current_revision.probes.get("startup_seconds") or 0) + _AFTER_STARTUP_SECONDS)
 
 
 def begin(operation: Operation, instances: Iterable[Instance], *, deferred: frozenset[int] = frozenset()) -> None:

@@ -7,7 +7,9 @@ from rest_framework import serializers
 from deployments.documents import service_documents, service_rows
 from deployments.models import Revision, Service
 from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
+from deployments.presets import preset
 from deployments.specs import change_service, create_service
+from infini.errors import NotFound
 from infini.events import difference
 from inventory.models import AIModel, Environment, Server
 
@@ -82,6 +84,12 @@ class ServiceSerializer(serializers.ModelSerializer):
     path_prefix = serializers.RegexField(r"^(/[A-Za-z0-9._~/-]*)?$", required=False, allow_blank=True, max_length=100)
     max_unavailable = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=1000)
     version = serializers.IntegerField(required=False, min_value=1)
+    preset = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        write_only=True,
+        help_text="For a new service: the key of a preset, which fills what the request does not give itself.",
+    )
 
     class Meta:
         model = Service
@@ -96,6 +104,7 @@ class ServiceSerializer(serializers.ModelSerializer):
             "max_unavailable",
             "server_ids",
             *SPEC_FIELDS,
+            "preset",
             "wanted",
             "version",
             "created_at",
@@ -116,6 +125,18 @@ class ServiceSerializer(serializers.ModelSerializer):
         if missing:
             raise serializers.ValidationError(f"There is no server with id {', '.join(map(str, missing))}.")
         return list(found.values())
+
+    def validate_preset(self, key: str) -> str:
+        if key and self.instance:
+            raise serializers.ValidationError("Only a new service starts from a preset.")
+        try:
+            return preset(key).key if key else ""
+        except NotFound as error:
+            raise serializers.ValidationError(error.message) from None
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        key = attrs.pop("preset", "")
+        return (preset(key).fills() if key else {}) | attrs
 
     def create(self, validated_data: dict[str, Any]) -> Service:
         servers, spec = self._taken_apart(validated_data)
@@ -139,6 +160,22 @@ class ServiceSerializer(serializers.ModelSerializer):
         """One service; lists are written by ``deployments.documents`` at once."""
         [document] = service_documents(service_rows(Service.objects.filter(pk=service.pk)))
         return document
+
+
+class PresetSerializer(serializers.Serializer):
+    """One engine that a new service may start from."""
+
+    key = serializers.CharField()
+    name = serializers.CharField()
+    deploy_command = serializers.CharField(source="command")
+    stop_command = serializers.CharField()
+    probes = serializers.DictField()
+    path_prefix = serializers.CharField()
+    port = serializers.IntegerField(allow_null=True, help_text="One that the engine's own configuration fixes.")
+    note = serializers.CharField(help_text="What must be installed.")
+    source = serializers.CharField(help_text="Where commands and health path are taken from.")
+    verified = serializers.BooleanField(help_text="Whether they were found there as they stand here.")
+    evidence = serializers.CharField(help_text="Whether anybody has run it.")
 
 
 class ResultSerializer(serializers.Serializer):

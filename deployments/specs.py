@@ -10,6 +10,7 @@ from django.db.models import Max
 
 from deployments.models import Instance, Placement, Revision, Service, Tombstone
 from deployments.phases import ENDED, Phase, Wanted
+from deployments.probes import port_problem, probe_problems, sentences
 from infini import events, records
 from infini.errors import Invalid
 from inventory.models import Server
@@ -63,6 +64,8 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     port = spec.get("port")
     if port is not None and not 1 <= port <= 65535:
         problems["port"] = ["A port lies between 1 and 65535."]
+    if wrong := probe_problems(spec.get("probes", {})):
+        problems["probes"] = sentences(wrong)
     if problems:
         raise Invalid(next(iter(problems.values()))[0], fields=problems)
 
@@ -93,6 +96,9 @@ def _revise(service: Service, spec: Mapping[str, Any], *, by: events.Actor) -> N
         return
     if after == before:
         return
+    problem = port_problem(after.get("probes", {}), command=after["command"], port=after.get("port"))
+    if problem:
+        raise Invalid(problem, fields={"probes": [problem]})
     highest = service.revisions.aggregate(n=Max("number"))["n"] or 0
     revision = Revision.objects.create(
         service=service, number=highest + 1, author=by, note=given.get("note", ""), **after

@@ -4,6 +4,7 @@ from deployments import api
 from infini.api import either_slash
 
 urlpatterns = [
+    either_slash("api/presets", api.PresetList.as_view(), "presets"),
     either_slash("api/services", api.ServiceList.as_view(), "services"),
     either_slash("api/services/refresh-status", api.RefreshStatus.as_view(), "services-refresh-status"),
     either_slash("api/services/<id>", api.ServiceDetail.as_view(), "service"),

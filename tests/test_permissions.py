@@ -40,6 +40,7 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "server-resources": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
+    "presets": {"GET": VIEWER},
     "services": LIST,
     "services-refresh-status": {"POST": VIEWER},
     "service": DETAIL,

@@ -22,7 +22,7 @@ EDGES = {"admin", "api", "urls", "serializers", "consumers", "tasks", "managemen
 VERBS = {
     "deployments": [
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
-        *("reconcile", "queueing", "selectors", "models"),
+        *("reconcile", "presets", "probes", "queueing", "selectors", "models"),
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
     "chat": ["history", "transcript", "models"],

@@ -1,21 +1,20 @@
 """The form of a service: what is wanted, where, and how it is started."""
 
-import json
 import re
 from typing import Any
 
 from django import forms
 from django.core.validators import RegexValidator
-from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from deployments.admin import health
+from deployments.admin.env import EnvField, SecretEnvField
 from deployments.models import Service
 from deployments.phases import RestartPolicy
+from deployments.presets import preset, presets
 from deployments.specs import check_spec
 from infini.admin_base import (
-    BaseForm,
     MonoTextarea,
-    SecretField,
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminSelect2MultipleWidget,
     UnfoldAdminSelectWidget,
@@ -42,34 +41,24 @@ _PATH_PREFIX = RegexValidator(
 _STORED = "stored"
 
 
-class EnvField(forms.JSONField):
-    """Names and texts as JSON; empty is none."""
-
-    def prepare_value(self, value: Any) -> Any:
-        return super().prepare_value(value) if value else ""
-
-    def clean(self, value: Any) -> dict[str, str]:
-        return super().clean(value) or {}
+def _preset_choices() -> list[tuple[str, Any]]:
+    return [("", _("Nothing")), *((one.key, one.name) for one in presets())]
 
 
-class SecretEnvField(SecretField):
-    """As ``EnvField``, but write-only."""
-
-    def clean(self, value: Any) -> Any:
-        text = super().clean(value)
-        try:
-            return json.loads(text) if text.strip() else {}
-        except ValueError:
-            raise forms.ValidationError(gettext('Enter JSON, as {"NAME": "text"}.')) from None
-
-
-class ServiceForm(BaseForm):
+class ServiceForm(health.HealthForm):
     placed_on = forms.ModelMultipleChoiceField(
         Server.objects.all(),
         label=_("Servers"),
         required=False,
         widget=UnfoldAdminSelect2MultipleWidget,
         help_text=_("It runs once on each."),
+    )
+    preset = forms.ChoiceField(
+        label=_("Start from"),
+        required=False,
+        choices=_preset_choices,
+        widget=UnfoldAdminSelectWidget,
+        help_text=_("An engine fills what is still empty here; change what you like."),
     )
     deploy_command = forms.CharField(
         label=_("Deploy command"),
@@ -98,14 +87,15 @@ class ServiceForm(BaseForm):
     )
     env = EnvField(
         label=_("Environment variables"),
-        required=False,
         widget=MonoTextarea(rows=3),
-        help_text=_('As JSON: {"NAME": "text"}.'),
+        help_text=_("One NAME=value per line, or JSON."),
     )
     secret_env = SecretEnvField(
         label=_("Secret environment variables"),
         lines=3,
-        help_text=_("As JSON, stored encrypted and never shown again. What you enter replaces all of them."),
+        help_text=_(
+            "One NAME=value per line, stored encrypted and never shown again. What you enter replaces all of them."
+        ),
     )
     run_as = forms.CharField(
         label=_("Account"),
@@ -153,6 +143,11 @@ class ServiceForm(BaseForm):
         if self.instance.pk:
             self.initial = {**self.initial, **_stored(self.instance)}
 
+    def show(self, error: InfiniError) -> None:
+        """What a verb says about probes as a whole stands at the check's type."""
+        texts = {("probe_type" if name == "probes" else name): said for name, said in error.fields.items()}
+        super().show(type(error)(error.message, fields=texts, code=error.code))
+
     def clean_devices(self) -> int:
         return self.cleaned_data["devices"] or 0
 
@@ -161,6 +156,8 @@ class ServiceForm(BaseForm):
 
     def clean(self) -> dict[str, Any] | None:
         super().clean()
+        self._fill()
+        self.show_probe_problems()
         if not self.errors:
             try:
                 check_spec(self.spec(changed_only=False))
@@ -168,11 +165,34 @@ class ServiceForm(BaseForm):
                 self.show(error)
         return self.cleaned_data
 
+    def _fill(self) -> None:
+        """Put the chosen preset where nothing was entered; a browser with scripts has done so and sends no choice.
+
+        A path prefix may be empty on purpose: it is filled only in a new service and as long as nobody touched it.
+        """
+        self.filled: set[str] = set()
+        key = self.cleaned_data.get("preset")
+        if not key:
+            return
+        values = preset(key).fills()
+        if not any(self.cleaned_data.get(name) for name in health.FIELDS):
+            values |= health.as_fields(values["probes"])
+        del values["probes"]
+        if self.instance.pk or "path_prefix" in self.changed_data:
+            del values["path_prefix"]
+        for name, value in values.items():
+            if name == "path_prefix" or not str(self.cleaned_data.get(name) or "").strip():
+                self.cleaned_data[name] = value
+                self.filled.add(name)
+
     def spec(self, *, changed_only: bool) -> dict[str, Any]:
         """The part of the form that a revision keeps; an untouched secret is not in it."""
+        changed = {*self.changed_data, *self.filled}
         names = [name for name in SPEC if name in self.cleaned_data]
-        taken = [n for n in names if n in self.changed_data or not (changed_only or n == "secret_env")]
+        taken = [n for n in names if n in changed or not (changed_only or n == "secret_env")]
         spec = {SPEC[name]: self.cleaned_data[name] for name in taken}
+        if not changed_only or changed & set(health.FIELDS):
+            spec["probes"] = health.as_probes(health.stored_probes(self.instance), self.cleaned_data)
         return spec | ({"note": self.cleaned_data["note"]} if self.cleaned_data.get("note") else {})
 
 
@@ -182,4 +202,5 @@ def _stored(service: Service) -> dict[str, Any]:
     if revision is None:
         return {"placed_on": list(placed)}
     spec = {name: getattr(revision, column) for name, column in SPEC.items() if name != "secret_env"}
+    spec |= health.as_fields(revision.probes)
     return spec | {"placed_on": list(placed), "secret_env": _STORED if revision.secret_env else ""}

@@ -13,8 +13,10 @@ from django.utils.translation import gettext_lazy as _
 
 from deployments import lifecycle
 from deployments.admin.form import ServiceForm
+from deployments.admin.health import FIELDS, as_fields
 from deployments.admin.page import service_context
 from deployments.models import Operation, Placement, Service
+from deployments.presets import Preset, presets
 from deployments.shown import WRONG, Standing, rank_of, service_chip, with_standing
 from deployments.specs import change_service, create_service
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
@@ -90,6 +92,13 @@ DELETE = Verb(
 )
 
 
+def _as_form(one: Preset) -> dict[str, Any]:
+    """What the form's script needs: values by the form's own field names, and what to tell about them."""
+    values = one.fills()
+    values |= as_fields(values.pop("probes"))
+    return {"fields": values, "note": one.note, "source": one.source, "evidence": one.evidence, "sure": one.verified}
+
+
 class StandingFilter(DropdownFilter):
     title = _("status")
     parameter_name = "status"
@@ -125,9 +134,20 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
     empty_text = _("A service runs a model server on your servers. Add one with the command that starts it.")
     fieldsets = [
         (None, {"fields": ["name", "model", "environment", "placed_on"]}),
-        (_("How it is started"), {"fields": ["deploy_command", "port", "devices", "restart", "env", "secret_env"]}),
+        (
+            _("How it is started"),
+            {"fields": ["preset", "deploy_command", "stop_command", "port", "devices", "restart", "env", "secret_env"]},
+        ),
         (_("How it is reached"), {"fields": ["path_prefix", "served_model"]}),
-        (_("More"), {"fields": ["max_unavailable", "run_as", "cwd", "stop_command", "note"], "classes": ["collapse"]}),
+        (
+            _("Health check"),
+            {
+                "fields": list(FIELDS),
+                "classes": ["collapse"],
+                "description": _("Left empty: ready once its port accepts connections, within half an hour."),
+            },
+        ),
+        (_("More"), {"fields": ["max_unavailable", "run_as", "cwd", "note"], "classes": ["collapse"]}),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
@@ -169,6 +189,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         context["may_deploy"] = DEPLOY.allowed(request.user)
+        context["presets"] = {one.key: _as_form(one) for one in presets()}
         return super().render_change_form(request, context, *args, **kwargs)
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:

@@ -126,6 +126,32 @@ def test_keyboard_reaches_content_and_phone_does_not_scroll_sideways(page: "Page
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
 
 
+def test_a_preset_fills_the_form_and_keeps_what_was_typed(page: "Page", site: RealSite) -> None:  # noqa: F821
+    page.goto(f"{site.url}/admin/deployments/service/add/")
+    page.select_option("#id_preset", "vllm-container")
+    assert "docker run" in page.input_value("#id_deploy_command") and page.input_value("#id_probe_path") == "/health"
+    page.locator("summary", has_text="Health check").click()
+    page.fill("#id_probe_path", "/mine")
+    page.select_option("#id_preset", "mindie")
+    assert "mindieservice_daemon" in page.input_value("#id_deploy_command")
+    assert (page.input_value("#id_stop_command"), page.input_value("#id_port")) == ("", "1025")
+    assert page.input_value("#id_probe_path") == "/mine"
+    told = page.locator(".preset-note").inner_text()
+    assert "Needs MindIE" in told and "Kept as you entered it: Path asked." in told and "never run" in told
+    page.select_option("#id_preset", "")
+    assert (page.input_value("#id_deploy_command"), page.input_value("#id_probe_path")) == ("", "/mine")
+
+    name = f"demo-{uuid.uuid4().hex[:6]}"
+    page.fill("#id_probe_path", "")
+    page.fill("#id_name", name)
+    page.select_option("#id_placed_on", label="local", force=True)
+    page.select_option("#id_preset", "demo")
+    page.get_by_role("button", name="Save and deploy").click()
+    page.wait_for_url("**/admin/deployments/service/*/")
+    page.locator("#live .page-title .chip", has_text="Running").wait_for(timeout=60_000)
+    site.request("DELETE", f"/api/services/{page.url.rstrip('/').rpartition('/')[2]}")
+
+
 def test_check_a_server_from_its_page(page: "Page", site: RealSite) -> None:  # noqa: F821
     page.goto(f"{site.url}/admin/inventory/server/")
     page.get_by_role("link", name="local", exact=False).first.click()

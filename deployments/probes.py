@@ -1,0 +1,70 @@
+"""Health checks as a revision keeps them: the fields of docs/agent-protocol.md, checked before an agent sees them."""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+STARTUP_MAX_SECONDS = 7 * 86400
+_Check = tuple[Callable[[Any], bool], str]
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and _is_number(value, least, most)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"/[!-~]*", value) is not None
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        ipaddress.ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        return False
+    return "%" not in value
+
+
+# What the agent takes; what it would refuse is said when a service is saved, not when it is deployed.
+_FIELDS: dict[str, _Check] = {
+    "type": (lambda v: v in ("http", "tcp", "none"), "Give http, tcp or none."),
+    "path": (_is_path, "Give a path that begins with / and holds neither spaces nor letters beyond ASCII."),
+    "expected_status": (lambda v: _is_whole(v, 100, 599), "Give an HTTP status from 100 to 599."),
+    "host": (_is_address, "Give an IP address of the server."),
+    "startup_seconds": (
+        lambda v: _is_number(v, 0.1, STARTUP_MAX_SECONDS),
+        f"Give seconds from 0.1 to {STARTUP_MAX_SECONDS}, a week.",
+    ),
+    "period_seconds": (lambda v: _is_number(v, 0.1, 3600), "Give seconds from 0.1 to 3600."),
+    "timeout_seconds": (lambda v: _is_number(v, 0.1, 60), "Give seconds from 0.1 to 60."),
+    "failure_threshold": (lambda v: _is_whole(v, 1, 100), "Give a whole number from 1 to 100."),
+}
+
+
+def probe_problems(probes: Any) -> dict[str, str]:
+    """A sentence for each field that the agent would refuse; null counts as left out. "" is about the whole."""
+    if not isinstance(probes, Mapping):
+        return {"": "A health check is an object of fields."}
+    problems: dict[str, str] = {}
+    for name, value in probes.items():
+        if name not in _FIELDS:
+            problems[name] = f"There is no such field; there are {', '.join(_FIELDS)}."
+        elif value is not None and not _FIELDS[name][0](value):
+            problems[name] = _FIELDS[name][1]
+    return problems
+
+
+def port_problem(probes: Mapping[str, Any], *, command: str, port: int | None) -> str | None:
+    """What keeps ``probes`` from asking anything: a check over the network needs a port."""
+    if probes.get("type") not in ("http", "tcp") or port is not None or "{port}" in command:
+        return None
+    return "This check needs a port: write {port} in the command, or give the service a fixed one."
+
+
+def sentences(problems: Mapping[str, str]) -> list[str]:
+    """As an API says them under one name: each with its field before it."""
+    return [f"{name}: {sentence}" if name else sentence for name, sentence in problems.items()]
