@@ -1,0 +1,167 @@
+"""Random faults on a real site and real agents; then everything wanted runs once, and nobody else was touched.
+
+`make chaos` does 200 of them, the test suite 30. INFINI_CHAOS_SEED repeats a run.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.live.site import RealSite
+from tests.real_agent import RealAgent, is_running, wait_until
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
+
+FAULTS = int(os.environ.get("INFINI_CHAOS_FAULTS", "30"))
+SEED = int(os.environ.get("INFINI_CHAOS_SEED", str(random.randrange(10**6))))
+SERVICES = 7
+
+
+class Fleet:
+    """Three agents with seven services on each, and the faults that may befall them."""
+
+    def __init__(self, site: RealSite, agents: list[RealAgent], dice: random.Random) -> None:
+        self.site, self.agents, self.dice = site, agents, dice
+        self.kills = 0
+        self.done: Counter[str] = Counter()
+        self.servers = [
+            site.json("POST", "/api/servers", json=self._server(number, agent)) for number, agent in enumerate(agents)
+        ]
+        self.services = [self._deploy(number) for number in range(SERVICES)]
+
+    def _server(self, number: int, agent: RealAgent) -> dict[str, Any]:
+        return {"name": f"chaos-{number}", "host_ip": "127.0.0.1", "agent_port": agent.port, "agent_token": agent.token}
+
+    def _deploy(self, number: int) -> int:
+        body = {
+            "name": f"chaos-{number}",
+            "server_ids": [server["id"] for server in self.servers],
+            "deploy_command": "exec sleep 100000",
+            "restart": "always",
+        }
+        return int(self.site.json("POST", "/api/services", json=body)["id"])
+
+    def settled(self) -> bool:
+        mine = [s for s in self.site.json("GET", "/api/services") if s["id"] in self.services]
+        return all(s["deploy_status"] == "deployed" for s in mine)
+
+    def instances(self) -> list[dict[str, Any]]:
+        """What the agents themselves say."""
+        keys = {i["key"] for s in self.site.json("GET", "/api/services") for i in s["instances"]}
+        listed = [i for agent in self.agents for i in agent.request("GET", "/services")[1]["services"]]
+        return [i for i in listed if i["id"] in keys]
+
+    def befall(self) -> None:
+        fault = self.dice.choice(
+            [self.process, self.process, self.shim, self.agent, self.worker, self.monitor, self.cut, self.wrong_token]
+        )
+        self.done[fault.__name__] += 1
+        fault()
+
+    def process(self) -> None:
+        instance = self._one()
+        if instance:
+            os.kill(instance["pid"], signal.SIGKILL)
+            self.kills += 1
+            key, pid = instance["id"], instance["pid"]
+            wait_until(lambda: self._pid_of(key) != pid, 15, f"the death of {pid} is seen")
+
+    def shim(self) -> None:
+        instance = self._one()
+        if instance:
+            parent = psutil.Process(instance["pid"]).ppid()
+            if parent > 1 and "--spawner" in " ".join(psutil.Process(parent).cmdline()):
+                os.kill(parent, signal.SIGKILL)
+
+    def agent(self) -> None:
+        agent = self.dice.choice(self.agents)
+        agent.kill9()
+        time.sleep(self.dice.random())  # how long it stays away is part of the fault
+        agent.start()
+
+    def worker(self) -> None:
+        old = self.site.kill9("worker")
+        self.site.wait_for_restart("worker", old, seconds=60)
+
+    def monitor(self) -> None:
+        old = self.site.kill9("monitor")
+        self.site.wait_for_restart("monitor", old, seconds=60)
+
+    def cut(self) -> None:
+        """The agent's host is there and answers nothing, as behind a cut cable."""
+        agent = self.dice.choice(self.agents)
+        os.kill(agent.pid, signal.SIGSTOP)
+        time.sleep(2 * self.dice.random())
+        os.kill(agent.pid, signal.SIGCONT)
+
+    def wrong_token(self) -> None:
+        number = self.dice.randrange(len(self.servers))
+        path = f"/api/servers/{self.servers[number]['id']}"
+        self.site.json("PATCH", path, json={"agent_token": "not-the-token-of-it"})
+        time.sleep(self.dice.random())
+        self.site.json("PATCH", path, json={"agent_token": self.agents[number].token})
+
+    def _one(self) -> dict[str, Any] | None:
+        running = [i for i in self.instances() if i["pid"] and i["phase"] == "running"]
+        return self.dice.choice(running) if running else None
+
+    def _pid_of(self, key: str) -> int | None:
+        return next((i["pid"] for i in self.instances() if i["id"] == key), None)
+
+
+@pytest.fixture
+def fleet(new_site: Callable[..., RealSite]) -> Iterator[Fleet]:
+    with ExitStack() as stack:
+        agents = [stack.enter_context(RealAgent()) for _ in range(3)]
+        site = new_site()
+        site.start()
+        made = Fleet(site, agents, random.Random(SEED))
+        wait_until(made.settled, 60, "all is deployed before the first fault")
+        yield made
+        site.stop()
+
+
+def copies() -> Counter[str]:
+    """How many processes of each instance there are on this machine."""
+    found: Counter[str] = Counter()
+    for process in psutil.process_iter():
+        try:
+            if process.name() == "sleep":
+                found[process.environ().get("INFINI_INSTANCE", "")] += 1
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_chaos(fleet: Fleet) -> None:
+    strangers = [agent.deploy("stranger", "exec sleep 100000")["pid"] for agent in fleet.agents]
+    with subprocess.Popen(["sleep", "100000"]) as bystander:
+        try:
+            for _ in range(FAULTS):
+                fleet.befall()
+            told = f"seed {SEED}, faults {dict(fleet.done)}"
+            wait_until(fleet.settled, 240, f"all services run again ({told})")
+
+            instances = fleet.instances()
+            assert len(instances) == SERVICES * len(fleet.agents), told
+            running = copies()
+            assert all(running[i["id"]] == 1 for i in instances), (told, running)
+            assert sum(i["restarts"] for i in instances) == fleet.kills, told
+            assert all(is_running(pid) for pid in strangers) and bystander.poll() is None, told
+            wait_until(lambda: not open_operations(fleet), 30, f"no operation is left open ({told})")
+        finally:
+            bystander.kill()
+
+
+def open_operations(fleet: Fleet) -> list[dict[str, Any]]:
+    logs = [fleet.site.json("GET", f"/api/services/{pk}/deploy-log") for pk in fleet.services]
+    return [log for log in logs if log["state"] in ("queued", "running")]
