@@ -18,9 +18,12 @@ MAY_IMPORT = {
 }
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
-EDGES = {"admin", "api", "urls", "serializers", "consumers", "tasks", "management", "pages"}
+EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
 VERBS = {
-    "deployments": {"lifecycle", "specs", "claims", "steps", "closing", "reports", "queueing", "selectors", "models"},
+    "deployments": {
+        *("lifecycle", "specs", "claims", "steps", "closing", "reports", "queueing", "selectors", "models"),
+        *("logs", "feeds"),
+    },
     "inventory": {"agents", "checks", "selectors", "models", "reference", "local"},
     "chat": {"history", "transcript", "models"},
     "infini": {"events", "keys", "records", "roles", "models", "errors", "fields"},
