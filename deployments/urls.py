@@ -1,6 +1,6 @@
 """Paths of services."""
 
-from deployments import api
+from deployments import api, logs_api
 from infini.api import either_slash
 
 urlpatterns = [
@@ -14,4 +14,6 @@ urlpatterns = [
     either_slash("api/services/<id>/roll-back", api.RollBack.as_view(), "service-roll-back"),
     either_slash("api/services/<id>/revisions", api.RevisionList.as_view(), "service-revisions"),
     either_slash("api/services/<id>/deploy-log", api.DeployLogView.as_view(), "service-deploy-log"),
+    either_slash("api/instances/<id>/logs", logs_api.InstanceLogs.as_view(), "instance-logs"),
+    either_slash("api/instances/<id>/logs/download", logs_api.InstanceLogsDownload.as_view(), "instance-logs-download"),
 ]

@@ -9,10 +9,17 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "infini.settings")
 django_app: Any = get_asgi_application()  # loads the apps; what follows may import models
 
+from channels.routing import URLRouter  # noqa: E402
+from django.urls import re_path  # noqa: E402
+
 from chat import gateway  # noqa: E402
+from deployments.consumers import socket_routes  # noqa: E402
 from infini.bodies import Receive, Send, refuse_large_bodies  # noqa: E402
+from infini.sockets import admitted, refuse  # noqa: E402
 
 pages_and_api = refuse_large_bodies(django_app)
+no_such_socket: Any = refuse
+sockets = admitted(URLRouter([*socket_routes, re_path(r"", no_such_socket)]))
 
 # What was loaded stays for good: a collection in the middle of a large list need not look at it again.
 gc.collect()
@@ -24,12 +31,6 @@ async def application(scope: dict[str, Any], receive: Receive, send: Send) -> No
     if gateway.takes(scope):
         await gateway.gateway(scope, receive, send)
     elif scope["type"] == "websocket":
-        await refuse_socket(receive, send)
+        await sockets(scope, receive, send)
     else:
         await pages_and_api(scope, receive, send)
-
-
-async def refuse_socket(receive: Receive, send: Send) -> None:
-    """No socket lives at this path: closed before it is accepted, which a client sees as HTTP 403."""
-    await receive()
-    await send({"type": "websocket.close", "code": 4404})

@@ -50,6 +50,8 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-roll-back": ACTION,
     "service-revisions": {"GET": VIEWER},
     "service-deploy-log": {"GET": VIEWER},
+    "instance-logs": {"GET": VIEWER},
+    "instance-logs-download": {"GET": VIEWER},
     "chat_history": {"GET": VIEWER, "POST": VIEWER, "DELETE": VIEWER},
 }
 

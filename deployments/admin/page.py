@@ -11,7 +11,7 @@ from deployments.documents import last_seen
 from deployments.models import Instance, Operation, OperationResult, Placement, Service
 from deployments.phases import Phase, Wanted
 from deployments.shown import instance_chip, operation_chip, result_chip, service_chip
-from infini.display import Chip, url_or_none
+from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
 from infini.models import Event
 from infini.timeline import visible_events
 from inventory.servers import SECRETS
@@ -43,6 +43,14 @@ class InstanceRow:
 
 
 @dataclass(frozen=True)
+class LogChoice:
+    """An instance whose log may be read."""
+
+    instance_id: int
+    label: str
+
+
+@dataclass(frozen=True)
 class ResultRow:
     result: OperationResult
     chip: Chip
@@ -57,6 +65,7 @@ def service_context(request: HttpRequest, service: Any) -> dict[str, Any]:
     return {
         "chip": service_chip(service),
         "instance_rows": rows,
+        "log_choices": log_choices(rows),
         "operation": operation,
         "operation_chip": operation_chip(operation) if operation else None,
         "result_rows": [result_row(result) for result in results],
@@ -81,6 +90,19 @@ def instance_rows(service: Service, results: list[OperationResult]) -> list[Inst
             log = last_lines(logs.get(instance.pk, ""))
             rows.append(InstanceRow(placement, instance, instance_chip(instance), last_seen(instance), log))
     return sorted(rows, key=lambda row: (not row.failed, row.placement.server.name))
+
+
+def log_choices(rows: list[InstanceRow]) -> list[LogChoice]:
+    """The service's instances, those first whose log somebody likely wants to read."""
+    worst_first = {BAD: 0, WARN: 1, BUSY: 2, GOOD: 3, QUIET: 4}
+    there = [(row, row.instance, row.chip) for row in rows if row.instance and row.chip]
+    there.sort(key=lambda line: (worst_first[line[2].role], line[0].placement.server.name, line[1].ordinal))
+    return [LogChoice(instance.pk, _log_label(row, instance, chip)) for row, instance, chip in there]
+
+
+def _log_label(row: InstanceRow, instance: Instance, chip: Chip) -> str:
+    number = f" #{instance.ordinal + 1}" if instance.ordinal else ""
+    return f"{row.placement.server.name}{number}: {chip.word}"
 
 
 def result_row(result: OperationResult) -> ResultRow:

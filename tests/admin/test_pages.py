@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from django.test import Client
 from django.utils import timezone
 
-from deployments.models import Service
+from deployments.models import Instance, Service
 from deployments.phases import Phase
 from inventory.models import Device, Server
 from tests.admin.conftest import run_instances
@@ -127,3 +128,15 @@ def test_a_servers_devices_with_what_their_tools_tell_and_what_not(
     assert "ascend: npu-smi did not answer" in text
     assert "Its tool does not tell." in text  # a figure that is not there is a dash, and 0 % is 0 %
     assert 'value="0" aria-label="Utilisation"' in text
+
+
+def test_logs_are_offered_worst_first(viewing: Client, make_service: Callable[..., Service], make_server: Any) -> None:
+    service = make_service("svc", make_server("a"), Server.objects.create(name="b", host_ip="127.0.0.1"))
+    page = f"/admin/deployments/service/{service.pk}/"
+    assert 'href="#logs"' not in viewing.get(page).content.decode()
+    run_instances(service)
+    broken = Instance.objects.get(placement__server__name="b")
+    Instance.objects.filter(pk=broken.pk).update(phase=Phase.FAILED, ready=False)
+    response = viewing.get(page)
+    assert [choice.label for choice in response.context["log_choices"]] == ["b: Failed", "a: Ready"]
+    assert f'<option value="{broken.pk}">b: Failed</option>' in response.content.decode()

@@ -1,0 +1,186 @@
+"""The socket that follows an instance's log; docs/logs.md is its protocol."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import parse_qs
+
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.urls import re_path
+
+from deployments.feeds import BUSY_SECONDS, Feed, watching
+from deployments.logs import OFFSET_MAX, PIECE_BYTES, LogSource, NoLogYet, Piece, log_source
+from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.sockets import identify
+from inventory.agents import AgentError
+
+logger = logging.getLogger(__name__)
+
+PERMISSION = "deployments.view_service"
+WINDOW_BYTES = 256 * 1024
+TAIL_MOST_LINES = 5000
+LOOK_AGAIN_SECONDS = 30.0  # whether who watches still may, and where the agent is now
+CLOSE_CODES: dict[type[InfiniError], int] = {Invalid: 4400, Forbidden: 4403, NotFound: 4404}
+
+
+class Window:
+    """What was sent and not acknowledged. The web server takes whatever it is given: a client that reads slowly would
+    otherwise have the whole log wait for it in this process."""
+
+    def __init__(self) -> None:
+        self._open: deque[tuple[int, int]] = deque()
+        self._waiting_bytes = 0
+        self._changed = asyncio.Event()
+
+    def sent(self, piece: Piece) -> None:
+        if self._open and piece.offset < self._open[-1][0]:
+            self._forget(len(self._open))  # the log began anew: old offsets mean nothing now
+        self._open.append((piece.next_offset, piece.next_offset - piece.offset))
+        self._waiting_bytes += piece.next_offset - piece.offset
+
+    def acknowledge(self, offset: int) -> None:
+        """The client has dealt with every frame up to ``offset``."""
+        self._forget(sum(1 for end, _ in self._open if end <= offset))
+        self._changed.set()
+
+    async def room(self) -> None:
+        """Wait until one more piece fits."""
+        while self._waiting_bytes + PIECE_BYTES > WINDOW_BYTES:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _forget(self, count: int) -> None:
+        for _ in range(count):
+            self._waiting_bytes -= self._open.popleft()[1]
+
+
+class LogSocket(AsyncWebsocketConsumer):
+    """``/ws/instances/<id>/logs?offset=``: who asks is known already; whether he may is told in a frame."""
+
+    async def connect(self) -> None:
+        await self.accept()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._window = Window()
+        self._last_type = ""
+        self._feed: Feed | None = None
+        try:
+            position, tail = _begin(self.scope["query_string"])
+            source = await self._look()
+        except InfiniError as error:
+            await self._refuse(error)
+            return
+        self._start(self._follow(source, position, tail))
+        self._start(self._look_again())
+
+    async def disconnect(self, code: int) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        try:
+            frame = json.loads(text_data or "")
+            kind, offset = frame["type"], frame["offset"]
+            if kind != "ack" or type(offset) is not int:
+                raise ValueError
+        except (ValueError, TypeError, KeyError, RecursionError):
+            await self._refuse(Invalid('Only {"type": "ack", "offset": number} is understood here.'))
+            return
+        self._window.acknowledge(offset)
+
+    async def _look(self) -> LogSource:
+        """Raises Forbidden or NotFound; the database is held no longer than this takes."""
+        instance_id = int(self.scope["url_route"]["kwargs"]["pk"])
+        return await database_sync_to_async(_permitted_source, thread_sensitive=False)(self.scope, instance_id)
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            source = await self._look()
+            if self._feed:
+                self._feed.source = source
+
+    async def _follow(self, source: LogSource, position: int | None, tail: int | None) -> None:
+        async with watching(source) as feed:
+            self._feed = feed
+            while True:
+                await self._window.room()
+                try:
+                    if position is None:
+                        position = await feed.start(tail=tail)
+                    piece = await feed.after(position)
+                except NoLogYet:
+                    await self._say_waiting()
+                except AgentError as error:
+                    await self._say({"type": "error", "message": error.message})
+                else:
+                    position = piece.next_offset
+                    await self._pass_on(piece)
+
+    async def _pass_on(self, piece: Piece) -> None:
+        if not piece.data:
+            await self._say_waiting()
+            return
+        self._window.sent(piece)
+        found = {"offset": piece.offset, "next_offset": piece.next_offset, "data": piece.data}
+        await self._say({"type": "log", **found})
+        if piece.next_offset < piece.size:
+            await asyncio.sleep(BUSY_SECONDS)
+
+    async def _say_waiting(self) -> None:
+        """Once: nothing came yet, or the agent is back with nothing new."""
+        if self._last_type in ("", "error"):
+            await self._say({"type": "waiting"})
+
+    async def _say(self, frame: dict[str, Any]) -> None:
+        self._last_type = frame["type"]
+        await self.send(text_data=json.dumps(frame, ensure_ascii=False))
+
+    async def _refuse(self, error: InfiniError) -> None:
+        await self._say({"type": "error", "message": error.message})
+        await self.close(code=next(code for kind, code in CLOSE_CODES.items() if isinstance(error, kind)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(self._guarded(work)))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """A fault of ours closes the socket: the client comes again by offset instead of watching a dead one."""
+        try:
+            await work
+        except (Forbidden, NotFound) as error:
+            await self._refuse(error)
+        except Exception:  # noqa: BLE001  (the edge of our code)
+            logger.exception("log.socket_broken")
+            await self.close(code=1011)
+
+
+def _permitted_source(scope: dict[str, Any], instance_id: int) -> LogSource:
+    user = identify(scope)
+    if user is None or not user.has_perm(PERMISSION):
+        raise Forbidden("Your role does not allow reading logs.")
+    return log_source(instance_id)
+
+
+def _begin(query_string: bytes) -> tuple[int | None, int | None]:
+    """``offset`` and ``tail``, of which at most one may be given; raises Invalid."""
+    asked = parse_qs(query_string.decode("latin-1"))
+    numbers = [_number(asked, "offset", OFFSET_MAX), _number(asked, "tail", TAIL_MOST_LINES)]
+    if None not in numbers:
+        raise Invalid("Give offset or tail, not both.")
+    return numbers[0], numbers[1]
+
+
+def _number(asked: dict[str, list[str]], name: str, most: int) -> int | None:
+    text = asked.get(name, [""])[-1]
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > most:
+        raise Invalid(f"{name} must be a whole number from 0 to {most}.")
+    return int(text)
+
+
+socket_routes = [re_path(r"^ws/instances/(?P<pk>[0-9]{1,18})/logs/?$", LogSocket.as_asgi())]
