@@ -23,7 +23,7 @@ VERBS = {
     "deployments": {"lifecycle", "specs", "claims", "steps", "closing", "reports", "queueing", "selectors", "models"},
     "inventory": {"agents", "checks", "selectors", "models", "reference", "local"},
     "chat": {"history", "transcript", "models"},
-    "infini": {"events", "keys", "records", "roles", "models", "errors", "fields"},
+    "infini": {"events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"},
 }
 
 
