@@ -1,4 +1,4 @@
-"""The monitor: asks every agent for its report, records, finds the lost, and queues the steps that are due.
+"""The monitor: asks every agent for its report, records, finds the lost, raises alarms, and queues what is due.
 
 One monitor leads, by a lease; others wait for it to run out. A slow agent holds up nobody: its answer is
 taken whenever it comes, in a later round if need be.
@@ -17,11 +17,12 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
 
-from deployments import graves, queueing, reports
+from deployments import alarms, graves, queueing, reports
 from deployments.models import Operation
 from deployments.phases import OPEN_STATES
 from deployments.reconcile import reconcile
 from deployments.reports import Report
+from infini import alert_delivery
 from infini.models import Lease
 from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
 from inventory.models import Server
@@ -95,6 +96,8 @@ def _record(answered: list[Report]) -> None:
         reconcile([report.server_id for report in answered if report.document is not None])
     reports.mark_lost()
     queueing.queue_due_steps()
+    alarms.raise_alarms()
+    alert_delivery.queue_delivery()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

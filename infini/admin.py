@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from infini import events, keys
+from infini import alert_admin, events, keys
 from infini.admin_base import (
     AdminPasswordChangeForm,
     BaseAdmin,
@@ -35,6 +35,8 @@ from infini.display import ABSENT, BAD, GOOD, QUIET, Chip, ago, link
 from infini.models import ApiKey, Event, User
 from infini.roles import ROLES
 from infini.timeline import event_text, subject_url, visible_events
+
+__all__ = ["alert_admin"]  # registers itself
 
 # Importing its admin has registered the queue's tables; they are inner works, not pages for people.
 for _queue_model in (django_q.admin.Schedule, django_q.admin.Success, django_q.admin.Failure, django_q.admin.OrmQ):

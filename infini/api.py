@@ -4,9 +4,11 @@ from typing import Any
 
 from django.urls import URLPattern, re_path
 from rest_framework import exceptions, parsers, serializers
+from rest_framework.fields import empty
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.utils import html
 
 from infini import records
 from infini.errors import Invalid
@@ -62,6 +64,22 @@ class PlainPagination(BasePagination):
             {"name": name, "in": "query", "required": False, "schema": {"type": "integer", "minimum": 0}}
             for name in ("limit", "offset")
         ]
+
+
+class SecretField(serializers.CharField):
+    """Write-only text: left out it stays, empty it is cleared.
+
+    A form sends its box whether filled in or not, so an empty box there means that it stays.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        style = {"input_type": "password"}
+        ours = {"write_only": True, "required": False, "allow_blank": True, "trim_whitespace": False, "style": style}
+        super().__init__(**{**ours, **options})
+
+    def get_value(self, dictionary: Any) -> Any:
+        value = super().get_value(dictionary)
+        return empty if value == "" and html.is_html_input(dictionary) else value
 
 
 class VersionedSerializer(serializers.ModelSerializer):

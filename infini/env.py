@@ -41,6 +41,14 @@ def env_bool(name: str, default: bool = False) -> bool:
     raise ImproperlyConfigured(f"{name} is {raw!r}; write 1 or 0.")
 
 
+def env_word(name: str, words: tuple[str, ...]) -> str:
+    """One of ``words``, the first when it is absent; raises ImproperlyConfigured when it is another."""
+    word = env_str(name, words[0]).lower()
+    if word not in words:
+        raise ImproperlyConfigured(f"{name} is {word!r}; it must be one of {', '.join(words)}.")
+    return word
+
+
 def env_list(name: str) -> list[str]:
     """Comma-separated words; empty ones are dropped."""
     return [part.strip() for part in env_str(name).split(",") if part.strip()]

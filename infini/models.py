@@ -1,4 +1,4 @@
-"""What every app shares: people, their keys, what happened, and leases."""
+"""What every app shares: people, their keys, what happened, leases, and alerts."""
 
 from datetime import datetime, timedelta
 
@@ -6,8 +6,11 @@ from django.conf import settings
 from django.contrib.auth.models import AbstractUser
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+
+from infini.fields import EncryptedTextField
 
 
 class User(AbstractUser):
@@ -116,3 +119,140 @@ class Lease(models.Model):
             return True
         _row, made = cls.objects.get_or_create(name=name, defaults={"holder": holder, "expires_at": until})
         return made
+
+
+class AlertKind(models.TextChoices):
+    """What people can be told of."""
+
+    SERVER_OFFLINE = "server_offline", _("Server offline")
+    INSTANCE_FAILED = "instance_failed", _("Instance failed")
+    ROLLED_BACK = "rolled_back", _("Rolled back")
+    BRAKE = "brake", _("Automatic action paused")
+
+
+class TargetKind(models.TextChoices):
+    WEBHOOK = "webhook", _("Webhook")
+    EMAIL = "email", _("E-mail")
+
+
+class AlertTarget(Versioned):
+    """Somebody or something that is told of alerts. ``kinds`` empty means all of them.
+
+    The address is an administrator's to see: those of chat services carry their secret in the path.
+    """
+
+    name = models.CharField(_("name"), max_length=100)
+    kind = models.CharField(_("kind"), max_length=10, choices=TargetKind.choices, default=TargetKind.WEBHOOK)
+    address = models.CharField(
+        _("address"), max_length=500, help_text=_("Where to: an http(s) address, or an e-mail address.")
+    )
+    secret = EncryptedTextField(
+        _("signature key"),
+        blank=True,
+        default="",
+        help_text=_("Webhook only: signs each message, as X-Infini-Signature: sha256=HMAC of the body."),
+    )
+    kinds = models.JSONField(_("alerts"), default=list, blank=True, help_text=_("Empty: all."))
+    enabled = models.BooleanField(_("enabled"), default=True)
+
+    # Observed.
+    last_sent_at = models.DateTimeField(_("last sent"), null=True, editable=False)
+    last_error = models.CharField(_("last error"), max_length=300, blank=True, editable=False)
+
+    class Meta:
+        verbose_name = _("alert target")
+        verbose_name_plural = _("alert targets")
+        ordering = ["name", "pk"]
+        constraints = [models.UniqueConstraint(Lower("name"), name="alerttarget_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def wants(self, kind: str) -> bool:
+        return self.enabled and (not self.kinds or kind in self.kinds)
+
+
+class AlertState(models.TextChoices):
+    OPEN = "open", _("Open")
+    RECOVERED = "recovered", _("Recovered")
+
+
+class Alert(models.Model):
+    """Something is wrong with a subject, or was: at most one is open per kind and subject.
+
+    The subject is kept as text: it outlives the object it tells of. ``ending`` says why it is over.
+    """
+
+    kind = models.CharField(_("what"), max_length=30, choices=AlertKind.choices)
+    subject_kind = models.CharField(max_length=60)
+    subject_id = models.CharField(max_length=40, blank=True)
+    subject_name = models.CharField(_("subject"), max_length=200)
+    message = models.CharField(_("message"), max_length=500)
+    state = models.CharField(_("state"), max_length=10, choices=AlertState.choices, default=AlertState.OPEN)
+    opened_at = models.DateTimeField(_("opened"), default=timezone.now)
+    recovered_at = models.DateTimeField(_("recovered"), null=True)
+    ending = models.CharField(_("ending"), max_length=500, blank=True)
+
+    class Meta:
+        verbose_name = _("alert")
+        verbose_name_plural = _("alerts")
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["kind", "subject_kind", "subject_id"],
+                condition=Q(state=AlertState.OPEN),
+                name="one_open_alert_per_subject",
+            ),
+            models.CheckConstraint(
+                condition=Q(state=AlertState.OPEN, recovered_at=None)
+                | Q(state=AlertState.RECOVERED, recovered_at__isnull=False),
+                name="alert_recovered_has_time",
+            ),
+        ]
+        indexes = [models.Index(fields=["kind", "subject_kind", "subject_id", "recovered_at"], name="alert_subject")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()}: {self.subject_name}"
+
+
+class AlertPhase(models.TextChoices):
+    OPENED = "opened", _("Opened")
+    RECOVERED = "recovered", _("Recovered")
+
+
+class DeliveryState(models.TextChoices):
+    DUE = "due", _("Due")
+    SENT = "sent", _("Sent")
+    FAILED = "failed", _("Failed")
+
+
+class AlertDelivery(models.Model):
+    """One target to be told of one phase of an alert.
+
+    Whoever sends it writes ``claim`` and moves ``next_at`` to the end of its lease. ``tried_at`` counts for the
+    rate limit, unless another delivery's message carries this one: ``in_summary``.
+    """
+
+    alert = models.ForeignKey(Alert, models.CASCADE, related_name="deliveries", verbose_name=_("alert"))
+    target = models.ForeignKey(AlertTarget, models.CASCADE, related_name="deliveries", verbose_name=_("target"))
+    phase = models.CharField(_("phase"), max_length=10, choices=AlertPhase.choices)
+    state = models.CharField(_("state"), max_length=10, choices=DeliveryState.choices, default=DeliveryState.DUE)
+    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    next_at = models.DateTimeField(default=timezone.now)
+    tried_at = models.DateTimeField(_("tried"), null=True)
+    in_summary = models.BooleanField(default=False)
+    claim = models.CharField(max_length=32, blank=True)
+    error = models.CharField(_("error"), max_length=300, blank=True)
+
+    class Meta:
+        verbose_name = _("alert delivery")
+        verbose_name_plural = _("alert deliveries")
+        ordering = ["-pk"]
+        constraints = [models.UniqueConstraint(fields=["alert", "target", "phase"], name="one_delivery_per_phase")]
+        indexes = [
+            models.Index(fields=["state", "next_at"], name="delivery_due"),
+            models.Index(fields=["target", "tried_at"], name="delivery_rate"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alert} to {self.target}: {self.phase}"

@@ -10,9 +10,9 @@ VIEWER, OPERATOR, ADMINISTRATOR = "viewer", "operator", "administrator"
 ROLES = (VIEWER, OPERATOR, ADMINISTRATOR)
 
 _OWN_APPS = ("inventory", "deployments", "chat", "scheduler")
-# Somebody else's keys and chats are nobody's to read; recordings and users are an administrator's.
+# Somebody else's keys and chats are nobody's to read; recordings, users and where alerts go are an administrator's.
 _ADMINISTRATORS_ONLY_CODES = {"repin_server"}
-_ADMINISTRATORS_ONLY = {"user", "group", "apikey", "recording"}
+_ADMINISTRATORS_ONLY = {"user", "group", "apikey", "recording", "alerttarget", "alertdelivery"}
 
 
 def role_may(role: str, permission: Permission) -> bool:
@@ -24,7 +24,7 @@ def role_may(role: str, permission: Permission) -> bool:
     if model in _ADMINISTRATORS_ONLY:
         return False
     if app == "infini":
-        return codename == "view_event"
+        return codename in ("view_event", "view_alert")
     if app not in _OWN_APPS:
         return False
     if role == OPERATOR:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from django.utils.translation import gettext_lazy as _
 
 from infini import secrets
-from infini.env import env_bool, env_float, env_int, env_list, env_str
+from infini.env import env_bool, env_float, env_int, env_list, env_str, env_word
 from infini.unfold_settings import UNFOLD  # noqa: F401  (the admin's look; read by unfold)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -53,6 +53,15 @@ UPSTREAM_CONNECT_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_CONNECT_TIMEOUT_SE
 UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS", 300.0, least=0.1)
 UPSTREAM_IDLE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_IDLE_TIMEOUT_SECONDS", 120.0, least=0.1)
 STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=1024)
+
+# Alerts by e-mail; without a host there are none. With `none` a password would travel in the clear.
+_smtp_tls = env_word("INFINI_SMTP_TLS", ("starttls", "tls", "none"))
+EMAIL_HOST = env_str("INFINI_SMTP_HOST")
+EMAIL_PORT = env_int("INFINI_SMTP_PORT", {"starttls": 587, "tls": 465, "none": 25}[_smtp_tls], least=1, most=65535)
+EMAIL_HOST_USER = env_str("INFINI_SMTP_USER")
+EMAIL_HOST_PASSWORD = env_str("INFINI_SMTP_PASSWORD")
+EMAIL_USE_TLS, EMAIL_USE_SSL = _smtp_tls == "starttls", _smtp_tls == "tls"
+DEFAULT_FROM_EMAIL = env_str("INFINI_SMTP_FROM", f"infini@{socket.gethostname()}")
 
 # Who may reach us
 _own_names = {"localhost", "127.0.0.1", "[::1]"}
@@ -198,6 +207,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["infini.access.RolePermission"],
+    "ENUM_NAME_OVERRIDES": {"AlertKind": "infini.models.AlertKind", "AlertTargetKind": "infini.models.TargetKind"},
     "PREPROCESSING_HOOKS": ["infini.schema.without_last_slash"],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

@@ -7,8 +7,13 @@ from django.db.models import Model, Q, QuerySet
 from infini.display import ABSENT, url_or_none
 from infini.models import Event
 
-# Whose permission an event about people and their keys takes; their own is everybody's.
-_GUARDED = {"apikey": "infini.view_apikey", "user": "infini.view_user", "group": "auth.view_group"}
+# Whose permission an event about people, their keys and where alerts go takes; their own is everybody's.
+_GUARDED = {
+    "apikey": "infini.view_apikey",
+    "user": "infini.view_user",
+    "group": "auth.view_group",
+    "alerttarget": "infini.view_alerttarget",
+}
 _APPS = {
     "environment": "inventory",
     "brand": "inventory",
@@ -19,9 +24,10 @@ _APPS = {
     "operation": "deployments",
     "user": "infini",
     "apikey": "infini",
+    "alerttarget": "infini",
 }
 FACT_MAX_CHARS = 120
-_WITH_PAGE = ("server", "service", "operation")
+_WITH_PAGE = ("server", "service", "operation", "alerttarget")
 
 
 def visible_events(user: Any) -> QuerySet[Event]:

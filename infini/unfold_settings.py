@@ -47,11 +47,18 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 _list(_("Operations"), "published_with_changes", "deployments", "operation"),
             ],
         },
-        {"title": _("Activity"), "items": [_list(_("Timeline"), "timeline", "infini", "event")]},
+        {
+            "title": _("Activity"),
+            "items": [
+                _list(_("Alerts"), "notifications", "infini", "alert"),
+                _list(_("Timeline"), "timeline", "infini", "event"),
+            ],
+        },
         {
             "title": _("Settings"),
             "items": [
                 _item(_("API keys"), "key", "infini_apikey_changelist"),
+                _list(_("Alert targets"), "campaign", "infini", "alerttarget"),
                 _list(_("Users"), "group", "infini", "user"),
             ],
         },

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from infini import views
+from infini import alert_api, views
 from infini.api import either_slash
 
 urlpatterns = [
@@ -14,6 +14,10 @@ urlpatterns = [
     either_slash("api/schema", SpectacularAPIView.as_view(), "schema"),
     either_slash("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), "docs"),
     either_slash("api/stats", views.StatsView.as_view(), "stats"),
+    either_slash("api/alerts", alert_api.AlertList.as_view(), "alerts"),
+    either_slash("api/alert-targets", alert_api.TargetList.as_view(), "alert-targets"),
+    either_slash("api/alert-targets/<id>", alert_api.TargetDetail.as_view(), "alert-target"),
+    either_slash("api/alert-targets/<id>/test", alert_api.TargetTest.as_view(), "alert-target-test"),
     path("", include("inventory.urls")),
     path("", include("deployments.urls")),
     path("", include("chat.urls")),

@@ -1,4 +1,4 @@
-"""Serializer fields with rules of their own: figures, addresses of pictures, secrets, references."""
+"""Serializer fields with rules of their own: figures, addresses of pictures, references."""
 
 import math
 import unicodedata
@@ -8,8 +8,6 @@ from urllib.parse import urlsplit
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
-from rest_framework.fields import empty
-from rest_framework.utils import html
 
 from inventory.models import Environment
 
@@ -58,22 +56,6 @@ class LogoField(serializers.CharField):
         if not known or "\\" in text or not text.isprintable():
             raise serializers.ValidationError("A logo is a path on this site or an http(s) address.")
         return text
-
-
-class SecretField(serializers.CharField):
-    """Write-only text: left out it stays, empty it is cleared.
-
-    A form sends its box whether filled in or not, so an empty box there means that it stays.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        style = {"input_type": "password"}
-        ours = {"write_only": True, "required": False, "allow_blank": True, "trim_whitespace": False, "style": style}
-        super().__init__(**{**ours, **options})
-
-    def get_value(self, dictionary: Any) -> Any:
-        value = super().get_value(dictionary)
-        return empty if value == "" and html.is_html_input(dictionary) else value
 
 
 @extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})

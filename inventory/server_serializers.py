@@ -4,9 +4,10 @@ from typing import Any
 
 from rest_framework import serializers
 
+from infini.api import SecretField
 from infini.errors import InfiniError
 from inventory import servers
-from inventory.fields import EnvironmentField, IdField, LabelsField, NameField, SecretField
+from inventory.fields import EnvironmentField, IdField, LabelsField, NameField
 from inventory.models import Brand, Card, Environment, Server
 from inventory.serializers import BrandInside, CardInside, NamedSerializer
 

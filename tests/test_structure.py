@@ -21,12 +21,13 @@ WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
 VERBS = {
     "deployments": [
+        "alarms",
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
     "chat": ["history", "transcript", "models"],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields"],
+    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }
 
 

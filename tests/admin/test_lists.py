@@ -8,8 +8,9 @@ from django.test import Client
 from deployments.models import Service
 from deployments.phases import Phase
 from deployments.shown import Standing, standing_of, with_standing
+from infini.alerts import Subject, open_alert
 from infini.keys import create_key
-from infini.models import User
+from infini.models import AlertKind, AlertTarget, User
 from inventory.models import AIModel, Brand, Card, Environment, Server
 from tests.admin.conftest import count_queries, run_instances
 
@@ -21,6 +22,8 @@ LISTS = [
     "inventory/aimodel",
     "deployments/service",
     "deployments/operation",
+    "infini/alert",
+    "infini/alerttarget",
     "infini/event",
     "infini/apikey",
     "infini/user",
@@ -37,6 +40,8 @@ def grow(make_server: Callable[..., Server], make_service: Callable[..., Service
         run_instances(make_service(f"svc-{tag}{i}", server))
         User.objects.create_user(f"u-{tag}{i}", password="x")
         create_key(user=by, name=f"k-{tag}{i}", by=by)
+        AlertTarget.objects.create(name=f"t-{tag}{i}", address="http://127.0.0.1:1/", secret="canary")
+        open_alert(AlertKind.SERVER_OFFLINE, Subject.of(server), "Silent.")
 
 
 @pytest.mark.parametrize("page", [*(f"/admin/{name}/" for name in LISTS), "/admin/"])

@@ -37,6 +37,7 @@ def shown(tmp_path: Path, expression: str, **variables: str) -> str:
         ("INFINI_AGENT_PORT", "-1", "between 1 and 65535"),
         ("INFINI_TRUST_PROXY", "maybe", "write 1 or 0"),
         ("INFINI_MONITOR_INTERVAL_SECONDS", "0", "at least 0.2"),
+        ("INFINI_SMTP_TLS", "ssl", "must be one of starttls, tls, none"),
         ("INFINI_PORT_RANGE_LAST", "2000", "must lie between 10001"),
     ],
 )
@@ -66,6 +67,14 @@ def test_a_public_address_is_trusted_and_makes_cookies_secure(tmp_path: Path) ->
     expression = "'ai.example.com' in s.ALLOWED_HOSTS, s.CSRF_TRUSTED_ORIGINS, s.SESSION_COOKIE_SECURE"
     seen = shown(tmp_path, expression, INFINI_PUBLIC_URL="https://ai.example.com/")
     assert seen == "(True, ['https://ai.example.com'], True)"
+
+
+@pytest.mark.parametrize(
+    ("tls", "seen"),
+    [("", "(587, True, False)"), ("tls", "(465, False, True)"), ("none", "(25, False, False)")],
+)
+def test_the_mail_port_follows_its_encryption(tmp_path: Path, tls: str, seen: str) -> None:
+    assert shown(tmp_path, "s.EMAIL_PORT, s.EMAIL_USE_TLS, s.EMAIL_USE_SSL", INFINI_SMTP_TLS=tls) == seen
 
 
 def test_every_named_step_and_check_exists() -> None:
