@@ -15,7 +15,10 @@ from deployments.observations import Observation
 from deployments.phases import ENDED, OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
 from deployments.ports import release_ports
 from deployments.specs import bury
-from infini import events
+from infini import alerts, events
+from infini.alerts import Subject
+from infini.errors import InfiniError
+from infini.models import AlertKind
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +106,18 @@ def _close(operation: Operation, now: datetime) -> None:
 
 def _return(operation: Operation, service: Service, reason: str) -> OperationState:
     """Go back by itself, if there is anything to go back to; the state the operation ends in."""
-    returning = return_to_good(service, operation)
+    try:
+        returning = return_to_good(service, operation)
+    except InfiniError as error:  # what was good no longer fits; an operation that cannot end helps nobody
+        why = f"{reason} It could not be taken back: {error.message}"
+        Operation.objects.filter(pk=operation.pk).update(reason=why[:500])
+        return OperationState.FAILED
     if returning is None:
         return OperationState.FAILED
     good = returning.revision or service.good_revision
     reason = f"{operation.revision} failed, {good} is deployed again. {reason}"
     Operation.objects.filter(pk=operation.pk).update(state=OperationState.RETURNED, reason=reason[:500])
+    alerts.open_alert(AlertKind.ROLLED_BACK, Subject.of(service), reason)
     return OperationState.RETURNED
 
 
@@ -119,9 +128,12 @@ def _tidy(operation: Operation, service: Service, failed: bool) -> None:
     release_ports(ids)
     release_devices(ids)
     service.placements.filter(replicas=0, instances=None).delete()
+    if operation.kind == OperationKind.DEPLOY and not failed:
+        alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), "A later deployment succeeded.")
     if operation.kind in (OperationKind.DEPLOY, OperationKind.ROLL_BACK) and not failed:
-        Service.objects.filter(pk=service.pk).update(good_revision=service.current_revision)
+        Service.objects.filter(pk=service.pk).update(good_revision=operation.revision_id)
     if operation.kind == OperationKind.DELETE:
+        alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), "The service was deleted.")
         if not Instance.objects.filter(placement__service=service).exists():
             remove_service(service, by=operation.by)
         elif failed:

@@ -9,7 +9,7 @@ from deployments.asking import refresh_now
 from deployments.models import Instance, Operation, Service
 from deployments.phases import OperationState
 from deployments.specs import change_service
-from infini.models import Event
+from infini.models import Alert, Event
 from inventory.models import Server
 from tests.deployments.conftest import status_of, turn
 from tests.real_agent import is_running, wait_until
@@ -74,6 +74,13 @@ def test_a_failing_revision_goes_back_by_itself_and_the_rest_is_not_touched(serv
     service.refresh_from_db()
     assert service.current_revision.number == 1
     assert Event.objects.filter(kind="service.returned", data__revision=[2, 1]).exists()
+    alert = Alert.objects.get(kind="rolled_back")
+    assert (alert.state, alert.subject_name) == ("open", "svc") and "r1 is deployed again" in alert.message
+
+    revise(service, "sleep 300 # better")
+    turn(lifecycle.deploy(service, by=None))
+    alert.refresh_from_db()
+    assert alert.state == "recovered"
 
 
 def test_without_a_good_revision_it_fails_and_stays(make_server: Callable[..., Server], make_service: Make) -> None:
@@ -91,6 +98,8 @@ def test_a_command_edited_meanwhile_does_not_join_the_rollout(service: Service) 
     revise(service, "sleep 300 # three")
     turn(operation)
     assert set(numbers().values()) == {2}
+    service.refresh_from_db()
+    assert (service.good_revision.number, service.current_revision.number) == (2, 3)
 
 
 def test_stop_in_mid_rollout_stops_all(service: Service) -> None:
