@@ -89,12 +89,16 @@ class Fleet:
         agent.start()
 
     def worker(self) -> None:
-        old = self.site.kill9("worker")
-        self.site.wait_for_restart("worker", old, seconds=60)
+        self._kill_program("worker")
 
     def monitor(self) -> None:
-        old = self.site.kill9("monitor")
-        self.site.wait_for_restart("monitor", old, seconds=60)
+        self._kill_program("monitor")
+
+    def _kill_program(self, name: str) -> None:
+        """It is started again later each time, up to half a minute."""
+        wait_until(lambda: self.site.process_ids(name), 60, f"{name} runs")
+        old = self.site.kill9(name)
+        self.site.wait_for_restart(name, old, seconds=60)
 
     def cut(self) -> None:
         """The agent's host is there and answers nothing, as behind a cut cable."""
