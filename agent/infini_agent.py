@@ -73,7 +73,7 @@ WAITING_FOR_SHIM = "Waiting for the shim of an earlier run to end."
 SPAWNER_PYTHON = (sys.executable, "-I", "-S", "-X", "utf8")
 
 
-# --- Small helpers ------------------------------------------------------------------------------------
+# --- Small things --------------------------------------------------------------------------------------
 
 
 def iso_now() -> str:

@@ -5,6 +5,12 @@ from collections.abc import Callable
 Counts = Callable[[], dict[str, int]]
 _sources: list[Counts] = []
 
+# What clients may rely on. Of what no app registers there is none on this site.
+NAMES = (
+    *("server_count", "online_server_count", "service_count", "deployed_service_count"),
+    *("instance_count", "device_count", "device_in_use_count", "task_count"),
+)
+
 
 def register(source: Counts) -> None:
     """Add a function that returns ``{name: count}``; called once per app at start."""
@@ -13,7 +19,7 @@ def register(source: Counts) -> None:
 
 
 def counts() -> dict[str, int]:
-    merged: dict[str, int] = {}
+    merged = dict.fromkeys(NAMES, 0)
     for source in _sources:
         merged |= source()
     return merged

@@ -243,6 +243,10 @@ def test_stats_count_what_is(api: APIClient, server: Server, make_service: Calla
     api.post(f"/api/services/{service.pk}/deploy")
     turn(open_operation())
     stats = api.get("/api/stats").json()
+    assert set(stats) == {
+        *("server_count", "online_server_count", "service_count", "deployed_service_count"),
+        *("instance_count", "device_count", "device_in_use_count", "task_count"),
+    }
     assert {
         k: stats[k] for k in ("server_count", "online_server_count", "service_count", "deployed_service_count")
     } == {
