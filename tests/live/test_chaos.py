@@ -51,7 +51,9 @@ class Fleet:
         return int(self.site.json("POST", "/api/services", json=body)["id"])
 
     def settled(self) -> bool:
-        mine = [s for s in self.site.json("GET", "/api/services") if s["id"] in self.services]
+        """By what the agents say now: what the site last heard may be older than the last fault."""
+        asked = self.site.json("POST", "/api/services/refresh-status")
+        mine = [s for s in asked if s["id"] in self.services]
         return all(s["deploy_status"] == "deployed" for s in mine)
 
     def instances(self) -> list[dict[str, Any]]:

@@ -91,9 +91,7 @@ def test_first_start(new_site: NewSite) -> None:
     assert requests.get(f"{site.url}/readyz", timeout=5).json() == {"status": "ready"}
     assert site.json("GET", "/api/servers")[0]["name"] == "local"
     assert len(site.json("GET", "/api/brands")) >= 10
-    assert {f"{name}.log" for name in ("agent", "worker", "web")} <= {
-        p.name for p in (site.data_dir / "logs").iterdir()
-    }
+    assert {f"{name}.log" for name in ("agent", "web")} <= {p.name for p in (site.data_dir / "logs").iterdir()}
     refused(site, "already runs", f"process {site.process.pid}", "make down")  # type: ignore[union-attr]
     groups = groups_of(site)
     assert len(groups) >= 4
