@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psutil
@@ -64,25 +64,31 @@ class Fleet:
 
     def befall(self) -> None:
         fault = self.dice.choice(
-            [self.process, self.process, self.shim, self.agent, self.worker, self.monitor, self.cut, self.wrong_token]
+            # The site's own programs come back up to half a minute later each time: they die less often than the rest.
+            [*3 * [self.process], *3 * [self.shim], *3 * [self.agent], *2 * [self.cut], *2 * [self.wrong_token]]
+            + [self.worker, self.monitor]
         )
         self.done[fault.__name__] += 1
         fault()
 
     def process(self) -> None:
         instance = self._one()
-        if instance:
-            os.kill(instance["pid"], signal.SIGKILL)
+        if instance is None:
+            return
+        key, pid = instance["id"], instance["pid"]
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
             self.kills += 1
-            key, pid = instance["id"], instance["pid"]
             wait_until(lambda: self._pid_of(key) != pid, 15, f"the death of {pid} is seen")
 
     def shim(self) -> None:
         instance = self._one()
-        if instance:
-            parent = psutil.Process(instance["pid"]).ppid()
-            if parent > 1 and "--spawner" in " ".join(psutil.Process(parent).cmdline()):
-                os.kill(parent, signal.SIGKILL)
+        if instance is None:
+            return
+        with suppress(psutil.NoSuchProcess):  # it ended since the agent was asked: then there is no shim to kill
+            parent = psutil.Process(instance["pid"]).parent()
+            if parent and "--spawner" in " ".join(parent.cmdline()):
+                parent.kill()
 
     def agent(self) -> None:
         agent = self.dice.choice(self.agents)
