@@ -184,7 +184,10 @@ class RealSite:
         leader = self._leader(name)
         if leader is None:
             return []
-        group = [p for p in leader.children(recursive=True) if lives(p) and os.getsid(p.pid) == leader.pid]
+        try:
+            group = [p for p in leader.children(recursive=True) if lives(p) and os.getsid(p.pid) == leader.pid]
+        except (psutil.NoSuchProcess, ProcessLookupError):  # it died while it was looked at
+            return []
         return [leader.pid, *(process.pid for process in group)]
 
     def kill9(self, name: str) -> int:
