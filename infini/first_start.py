@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,7 +106,18 @@ def check_ports(say: Say) -> None:
         if earlier is None:
             raise
         say(f"An agent left by an earlier start (process {earlier}) was ended; its instances go on running.")
-        _check_port("127.0.0.1", settings.AGENT_PORT, "INFINI_AGENT_PORT")
+        _wait_for_port("127.0.0.1", settings.AGENT_PORT, "INFINI_AGENT_PORT")
+
+
+def _wait_for_port(host: str, port: int, variable: str, *, seconds: float = 5.0) -> None:
+    """As ``_check_port``, with time for who is just leaving: an agent that answers no more may still hold its port."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            return _check_port(host, port, variable)
+        except StartRefused:
+            time.sleep(0.1)
+    _check_port(host, port, variable)
 
 
 def _check_port(host: str, port: int, variable: str) -> None:
