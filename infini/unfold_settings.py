@@ -77,6 +77,7 @@ UNFOLD = {
     "DASHBOARD_CALLBACK": "infini.dashboard.overview",
     "STYLES": [_file("css/infini.css")],
     "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js")],
+    "ACCOUNT": {"navigation": [{"title": _("Your account"), "link": reverse_lazy("account")}]},
     "BORDER_RADIUS": "6px",
     "COLORS": {
         "primary": {
