@@ -8,7 +8,8 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments import overview, selectors
-        from infini import dashboard, stats
+        from infini import badges, dashboard, stats
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
+        badges.register(overview.badges)

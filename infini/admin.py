@@ -114,6 +114,7 @@ TURN_OFF_TWO_STEP = Verb(
 
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, BaseAdmin):
+    find_icon = "person"
     form = UserForm
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm

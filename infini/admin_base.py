@@ -222,6 +222,7 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
     page_template: str | None = None
     list_ordering: Sequence[str] = ()  # unlike ``ordering`` it stays this list's own: filters elsewhere do not take it
     empty_text: Any = ""
+    find_icon = ""  # set: its objects are found by Ctrl+K, by ``search_fields``
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return PageChangeList

@@ -115,6 +115,7 @@ MIDDLEWARE = [
     "infini.middleware.PersonMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "infini.middleware.ContentSecurityMiddleware",
 ]
 CSRF_FAILURE_VIEW = "infini.views.csrf_failure"
 

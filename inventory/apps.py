@@ -7,8 +7,9 @@ class InventoryConfig(AppConfig):
     verbose_name = _("Fleet")
 
     def ready(self) -> None:
-        from infini import dashboard, stats
+        from infini import badges, dashboard, stats
         from inventory import overview, selectors
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
+        badges.register(overview.badges)
