@@ -32,6 +32,7 @@ from infini.admin_base import (
 )
 from infini.admin_verbs import Verb, names_of
 from infini.display import ABSENT, BAD, GOOD, QUIET, Chip, ago, link
+from infini.event_words import event_words
 from infini.models import ApiKey, Event, User
 from infini.roles import ROLES
 from infini.timeline import event_text, subject_url, visible_events
@@ -309,7 +310,7 @@ class ApiKeyAdmin(BaseAdmin):
 class EventAdmin(BaseAdmin):
     """The timeline: read-only for everybody."""
 
-    list_display = ["when", "kind", "subject_shown", "actor_shown", "details"]
+    list_display = ["when", "subject_shown", "does", "actor_shown", "details"]
     list_display_links = None
     search_fields = ["kind", "subject_name", "actor_name"]
     search_help_text = _("Search what, subject or actor")
@@ -341,6 +342,10 @@ class EventAdmin(BaseAdmin):
     @display(description=_("Subject"), ordering="subject_name")
     def subject_shown(self, event: Event) -> SafeString:
         return link(subject_url(event), event.subject_name)
+
+    @display(description=_("What"), ordering="kind")
+    def does(self, event: Event) -> SafeString:
+        return format_html('<span title="{}">{}</span>', event.kind, event_words(event))
 
     @display(description=_("Who"), ordering="actor_name", header=True)
     def actor_shown(self, event: Event) -> list[str]:
