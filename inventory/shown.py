@@ -8,7 +8,7 @@ from django.db.models import Case, IntegerField, QuerySet, Value, When
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, Bar, Chip, ago_text, gib
+from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, ago_text, gib
 from inventory.models import Server
 from inventory.querysets import ServerStatus, agent_silence_limit
 
@@ -33,6 +33,29 @@ def server_chip(server: Any) -> Chip:
 
 def maintenance_chip() -> Chip:
     return Chip(_("Maintenance"), BUSY, "construction", _("Left alone on purpose"))
+
+
+def server_chips(server: Any) -> list[Chip]:
+    """Its state, and whatever else one must know beside it. Expects ``with_status()`` and ``has_token``."""
+    chips = [server_chip(server)]
+    if server.host_key and server.host_key_offered:
+        chips.append(key_chip(server))
+    if server.username and not server.has_token:
+        chips.append(Chip(_("Agentless"), WARN, "sensors_off", _("SSH only; cannot deploy")))
+    if server.maintenance:
+        chips.append(maintenance_chip())
+    return chips
+
+
+def key_chip(server: Server) -> Chip:
+    """Whether we know whom we talk to over SSH."""
+    if server.host_key and server.host_key_offered:
+        return Chip(_("Key changed"), BAD, "gpp_maybe", _("Refused until re-pinned"))
+    if server.host_key:
+        return Chip(_("Pinned"), GOOD, "verified_user", _("Only this key is talked to"))
+    if server.host_key_offered:
+        return Chip(_("Not confirmed"), WARN, "gpp_maybe", _("Refused until somebody has compared the fingerprint"))
+    return Chip(_("Not seen yet"), QUIET, "help", _("Nobody has connected over SSH yet"))
 
 
 def _last_answer(server: Server) -> str:
