@@ -1,17 +1,19 @@
 """How servers are shown: their state as a chip, their figures as bars with source and age."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Case, IntegerField, QuerySet, Value, When
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, ago_text, gib
 from inventory.models import Server
 from inventory.querysets import ServerStatus, agent_silence_limit
 
+SSH_FIGURES_FRESH = timedelta(minutes=2)
 MEMORY_LIMITS, DISK_LIMITS, CPU_LIMITS = (85, 95), (80, 90), (90, 98)
 
 
@@ -76,6 +78,18 @@ def agent_is_fresh(server: Server) -> bool:
     return server.agent_seen_at is not None and server.agent_seen_at >= timezone.now() - agent_silence_limit()
 
 
+def ssh_measured_at(server: Server) -> datetime | None:
+    """When the figures were measured over SSH; None for an agent's, or none at all."""
+    at = server.figures.get("observed_at") if server.figures.get("source") == "ssh" else None
+    return parse_datetime(at) if isinstance(at, str) else None
+
+
+def figures_are_fresh(server: Server) -> bool:
+    """Whether they still tell how the server does: an agent's of its last rounds, or a measurement just made."""
+    measured = ssh_measured_at(server)
+    return agent_is_fresh(server) if measured is None else measured >= timezone.now() - SSH_FIGURES_FRESH
+
+
 def last_heard(server: Server) -> datetime | None:
     checked = server.last_check if server.reachable else None
     return max((at for at in (server.agent_seen_at, checked) if at), default=None)
@@ -120,7 +134,7 @@ def _bar(server: Server, label: str, name: str, limits: tuple[float, float]) -> 
     value = server.figures.get(name)
     if not _is_number(value):
         return Bar(label, None, reason=_why_absent(server, name))
-    return Bar(label, value, limits=limits, stale=not agent_is_fresh(server))
+    return Bar(label, value, limits=limits, stale=not figures_are_fresh(server))
 
 
 def _is_number(value: Any) -> bool:
@@ -132,5 +146,7 @@ def _why_absent(server: Server, name: str) -> str:
     if isinstance(errors, dict) and errors.get(name):
         return str(errors[name])
     if server.agent_seen_at is None:
+        if server.username:
+            return _("No agent has reported from this server, and nobody has measured it over SSH.")
         return _("No agent has reported from this server.")
     return _("The agent has not measured it yet.")

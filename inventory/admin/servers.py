@@ -21,6 +21,7 @@ from inventory import shown
 from inventory.checks import check_servers
 from inventory.models import Server
 from inventory.querysets import ServerStatus
+from inventory.resources import resources_of
 from inventory.servers import (
     SECRETS,
     brand_for,
@@ -43,6 +44,23 @@ CHECK = Verb(
     done=lambda rows: _checked(rows),
     primary=True,
 )
+MEASURE = Verb(
+    name="resources",
+    label=_("Measure"),
+    icon="monitoring",
+    permission="inventory.check_server",
+    run_all=lambda rows, by: resources_of(rows),
+    done=lambda rows: _measured(rows),
+    refused=lambda row: "" if row.username and not row.has_token else gettext("Its agent measures by itself."),
+)
+
+
+def _measured(rows: Any) -> str:
+    found = Server.objects.filter(pk__in=[row.pk for row in rows]).only("name", "figures").order_by("name")
+    silent = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
+    if not silent:
+        return gettext("Measured %(names)s.") % {"names": names_of(rows)}
+    return gettext("Measured %(n)d. %(silent)s") % {"n": len(rows) - len(silent), "silent": names_of(silent)}
 
 
 def _checked(rows: Any) -> str:
@@ -124,7 +142,7 @@ class ServerForm(BaseForm):
 @admin.register(Server)
 class ServerAdmin(PagedAdmin, RecordAdmin):
     form = ServerForm
-    verbs = [CHECK]
+    verbs = [CHECK, MEASURE]
     page_template = "pages/server.html"
     list_display = ["named", "status_shown", "environment", "card_shown", "cpu", "memory", "disk", "seen"]
     list_display_links = ["named"]
@@ -206,7 +224,9 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "host_key": host_keys.host_key_of(row),
             "key_chip": shown.key_chip(row) if row.username else None,
             "figures": shown.figures(row),
-            "figures_fresh": shown.agent_is_fresh(row),
+            "figures_fresh": shown.figures_are_fresh(row),
+            "measured_at": shown.ssh_measured_at(row),
+            "ssh_error": "" if row.has_token else row.figures.get("ssh_error", ""),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),
