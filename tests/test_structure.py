@@ -25,20 +25,16 @@ VERBS = {
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"]
-    + ["imports/table", "imports/lines"],
+    "inventory": [
+        *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
+        *("imports/table", "imports/lines"),
+        *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
+        *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
+    ],
     "chat": ["history", "transcript", "models"],
     "infini": [
-        "events",
-        "keys",
-        "records",
-        "roles",
-        "models",
-        "errors",
-        "fields",
-        "alerts",
-        "alert_delivery",
-        "event_tail",
+        *("events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"),
+        *("event_tail", "logins", "two_step", "account", "finding", "badges"),
     ],
 }
 
