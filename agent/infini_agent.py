@@ -39,7 +39,7 @@ if sys.platform != "win32":
     import pwd
     import resource
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 PROTOCOL = 1
 
 Json = Dict[str, Any]
@@ -1901,6 +1901,8 @@ class Host:
         self.lock = threading.Lock()
         self.last: Tuple[float, float, float] | None = None
         self.cpu: float | None = None
+        self.last_network: Tuple[float, Dict[str, Tuple[int, int]]] | None = None
+        self.network: Tuple[int | None, int | None] = (None, None)
 
     def figures(self) -> Json:
         """Return all figures as the report shows them."""
@@ -1913,6 +1915,7 @@ class Host:
             (("disk_total_bytes", "disk_used_bytes", "disk_percent"), disk_figures),
             (("load_1m", "load_5m", "load_15m"), lambda: tuple(round(x, 2) for x in os.getloadavg())),
             (("uptime_seconds",), uptime_figures),
+            (("network_in_bytes_per_second", "network_out_bytes_per_second"), self.network_rates),
         ]
         for names, read in groups:
             try:
@@ -1937,6 +1940,39 @@ class Host:
                 self.cpu = round(min(100.0, max(0.0, 100 * busy)), 1)
                 self.last = (now, total, idle)
             return (self.cpu,)
+
+    def network_rates(self) -> Tuple[int | None, int | None]:
+        """Return bytes per second in and out since the last sample, None for the first.
+
+        A card that came, or whose counters began anew, counts from the next sample on.
+        """
+        now, counters = time.monotonic(), network_counters()
+        with self.lock:
+            if self.last_network is None:
+                self.last_network = (now, counters)
+            elif now - self.last_network[0] >= 0.5:
+                began, before = self.last_network
+                both = [(before[name], after) for name, after in counters.items() if name in before]
+                grown = [sum(max(0, after[way] - old[way]) for old, after in both) for way in (0, 1)]
+                self.network = (int(grown[0] / (now - began)), int(grown[1] / (now - began)))
+                self.last_network = (now, counters)
+            return self.network
+
+
+def network_counters() -> Dict[str, Tuple[int, int]]:
+    """Return bytes received and sent by each real network card; where there is none, by all but the loopback.
+
+    Bridges, bonds and the like carry over again what went through a card.
+    """
+    counters: Dict[str, Tuple[int, int]] = {}
+    with open("/proc/net/dev", encoding="ascii") as file:
+        for line in file.readlines()[2:]:
+            name, _, rest = line.partition(":")
+            cells = rest.split()
+            counters[name.strip()] = (int(cells[0]), int(cells[8]))
+    counters.pop("lo", None)
+    cards = {name: both for name, both in counters.items() if os.path.exists("/sys/class/net/%s/device" % name)}
+    return cards or counters
 
 
 def memory_figures() -> Tuple[int, int, float]:
