@@ -1604,6 +1604,7 @@ class Instance:
             "finished_at": self.finished_at,
             "exit_code": self.exit_code,
             "restarts": self.restarts,
+            "restart_streak": self.streak,
             "restart_history": self.history,
             "reason": self.reason if self.pending is None else reason_for_wait(self.pending),
         }

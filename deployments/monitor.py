@@ -38,13 +38,14 @@ T = TypeVar("T")
 
 
 class Monitor:
-    """The loop's memory: when each server is asked next, and which answers are outstanding."""
+    """The loop's memory: when each server is asked next, which answers are outstanding, and who was late last time."""
 
     def __init__(self) -> None:
         self.holder = f"{socket.gethostname()}:{os.getpid()}"
         self.tick_seconds = min(1.0, settings.MONITOR_INTERVAL_SECONDS)
         self.turns: dict[int, float] = {}
         self.pending: dict[int, asyncio.Task[Report]] = {}
+        self.late: set[int] = set()
 
     async def run(self) -> None:
         """Tick on the beat, so that a round takes the time it is set to, however long its work takes."""
@@ -58,13 +59,18 @@ class Monitor:
                 await asyncio.sleep(max(0.0, beat - clock()))
 
     async def tick(self, client: AgentClient) -> None:
-        """Ask those whose turn it is, give answers half a tick to come, record those that did."""
+        """Ask those whose turn it is, give answers half a tick to come, record those that did.
+
+        Who was late last time is not waited for again: the others' answers would be late with it.
+        """
         for address in await _in_thread(self._due):
             self.pending[address.server_id] = asyncio.create_task(_report(client, address))
-        if self.pending:
-            await asyncio.wait(self.pending.values(), timeout=self.tick_seconds / 2)
+        prompt = [task for pk, task in self.pending.items() if pk not in self.late]
+        if prompt:
+            await asyncio.wait(prompt, timeout=self.tick_seconds / 2)
         answered = [task.result() for task in self.pending.values() if task.done()]
         self.pending = {pk: task for pk, task in self.pending.items() if not task.done()}
+        self.late = (self.late | set(self.pending)) - {r.server_id for r in answered if r.document is not None}
         await _in_thread(lambda: _record(answered))
 
     def _due(self) -> list[AgentAddress]:

@@ -17,8 +17,8 @@ Columns = dict[str, Any]  # new values of an instance's row, by column
 
 # What reports write. A change names all of them, so that those of a round fit into one statement.
 _OBSERVED = (
-    "phase", "ready", "pid", "port", "restarts", "exit_code", "exit_unseen", "reason", "started_at",
-    "generation", "acked_generation", "seen_generation", "observed_at",
+    "phase", "ready", "ready_since", "pid", "port", "restarts", "restart_streak", "exit_code", "exit_unseen", "reason",
+    "started_at", "generation", "acked_generation", "seen_generation", "observed_at",
 )  # fmt: skip
 _KNOWN = ("generation", "acked_generation", "observed_at")
 
@@ -40,6 +40,7 @@ class Observation:
     pid: int | None
     port: int | None
     restarts: int
+    restart_streak: int
     exit_code: int | None
     exit_unseen: bool
     reason: str
@@ -53,7 +54,7 @@ class Observation:
         phase = document.get("phase")
         if phase not in _AGENT_PHASES:
             raise NotAnObservation(f"phase {phase!r}")
-        exit_code = document.get("exit_code")
+        exit_code, restarts = document.get("exit_code"), _number(document.get("restarts")) or 0
         started = document.get("started_at")
         return cls(
             key=_text(document.get("id")),
@@ -62,7 +63,8 @@ class Observation:
             ready=document.get("ready") is True and phase == Phase.RUNNING,
             pid=_number(document.get("pid")),
             port=_number(document.get("port")),
-            restarts=_number(document.get("restarts")) or 0,
+            restarts=restarts,
+            restart_streak=_number(document.get("restart_streak", restarts)) or 0,  # agents before 0.3 tell none
             exit_code=None if exit_code == "unknown" else _number(exit_code, least=-(2**31)),
             exit_unseen=exit_code == "unknown",
             reason=str(document.get("reason") or "")[:500],
@@ -76,6 +78,7 @@ class Observation:
             "ready": self.ready,
             "pid": self.pid,
             "restarts": self.restarts,
+            "restart_streak": self.restart_streak,
             "exit_code": self.exit_code,
             "exit_unseen": self.exit_unseen,
             "reason": self.reason,
@@ -96,7 +99,8 @@ def after_observation(instance: Instance, seen: Observation, *, asked_at: dateti
         columns |= {"generation": seen.generation, "acked_generation": seen.generation}
     if all(getattr(instance, name) == value for name, value in columns.items()):
         return None
-    return columns | {"observed_at": asked_at}
+    since = (instance.ready_since or asked_at) if columns["ready"] else None
+    return columns | {"ready_since": since, "observed_at": asked_at}
 
 
 def after_absence(instance: Instance, *, asked_at: datetime) -> Columns | None:
@@ -112,6 +116,7 @@ def after_absence(instance: Instance, *, asked_at: datetime) -> Columns | None:
     columns = {
         "phase": Phase.PENDING if wanted else Phase.STOPPED,
         "ready": False,
+        "ready_since": None,
         "pid": None,
         "exit_unseen": wanted,
         "reason": UNKNOWN_THERE if wanted else "",
@@ -123,7 +128,7 @@ def after_absence(instance: Instance, *, asked_at: datetime) -> Columns | None:
 def after_silence(seen_at: datetime) -> Columns:
     """What it makes of an instance that its server was last heard at ``seen_at``."""
     reason = f"Not heard from since {seen_at:%Y-%m-%d %H:%M:%S} UTC; it may still run."
-    return {"phase": Phase.LOST, "ready": False, "reason": reason}
+    return {"phase": Phase.LOST, "ready": False, "ready_since": None, "reason": reason}
 
 
 def as_change(instance: Instance, columns: Columns) -> Change:
