@@ -1,4 +1,4 @@
-"""The monitor: asks every agent for its report, records, finds the lost, raises alarms, and queues what is due.
+"""The monitor: asks every agent for its report, records, finds the lost, raises alarms, queues what is due.
 
 One monitor leads, by a lease; others wait for it to run out. Each agent has its turn once a round, and the turns are
 spread over the round's ticks. A slow agent holds up nobody: its answer is taken whenever it comes, in a later tick if
@@ -27,6 +27,7 @@ from infini import alert_delivery
 from infini.models import Lease
 from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
 from inventory.models import Server
+from inventory.samples import Samples
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Monitor:
         self.turns: dict[int, float] = {}
         self.pending: dict[int, asyncio.Task[Report]] = {}
         self.late: set[int] = set()
+        self.samples = Samples()
 
     async def run(self) -> None:
         """Tick on the beat, so that a round takes the time it is set to, however long its work takes."""
@@ -72,6 +74,7 @@ class Monitor:
         self.pending = {pk: task for pk, task in self.pending.items() if not task.done()}
         self.late = (self.late | set(self.pending)) - {r.server_id for r in answered if r.document is not None}
         await _in_thread(lambda: _record(answered))
+        await _in_thread(lambda: self.samples.take((r.server_id, r.document) for r in answered if r.document))
 
     def _due(self) -> list[AgentAddress]:
         """Agents whose turn it is; those with an open operation are asked every time."""

@@ -22,4 +22,5 @@ urlpatterns = [
     either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
     either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/servers/<id>/history", api.ServerHistory.as_view(), "server-history"),
 ]

@@ -42,6 +42,7 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "server": DETAIL,
     "server-check": ACTION,
     "server-resources": {"GET": VIEWER},
+    "server-history": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
     "presets": {"GET": VIEWER},
