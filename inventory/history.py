@@ -19,6 +19,7 @@ UNITS = {
     "network_in": "bytes_per_second",
     "network_out": "bytes_per_second",
     "utilization_percent": "percent",
+    "device_memory_percent": "percent",
     "temperature_celsius": "celsius",
     "power_watts": "watts",
 }

@@ -23,7 +23,7 @@ HOST_FIGURES = {
     "network_in": "network_in_bytes_per_second",
     "network_out": "network_out_bytes_per_second",
 }
-DEVICE_FIGURES = ("utilization_percent", "memory_percent", "temperature_celsius", "power_watts")
+DEVICE_FIGURES = ("utilization_percent", "device_memory_percent", "temperature_celsius", "power_watts")
 PRUNED_AT_ONCE = 5000
 
 

@@ -22,6 +22,7 @@ from inventory.querysets import ServerStatus
 from inventory.servers import SECRETS, brand_for, check_agent_token, check_certificate, check_host, check_labels
 from inventory.servers import check_private_key as check_key
 from inventory.shown_devices import device_errors, device_rows
+from inventory.shown_history import history_context
 
 CHECK = Verb(
     name="check",
@@ -158,6 +159,8 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "chip": shown.server_chip(row),
             "maintenance": shown.maintenance_chip() if row.maintenance else None,
             "figures": shown.figures(row),
+            "host_facts": shown.host_facts(row),
+            **history_context(),
             "figures_fresh": shown.agent_is_fresh(row),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
