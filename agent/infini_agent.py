@@ -3785,6 +3785,7 @@ class Watcher:
         self.selector.register(self.wake_read, selectors.EVENT_READ, self.on_wake)
         self.buffers: Dict[socket.socket, bytes] = {}
         self.followed: Dict[str, Instance] = {}
+        self.thread_id = 0
         agent.spawner.on_new_link = self.on_new_link
 
     def start(self) -> None:
@@ -3792,6 +3793,7 @@ class Watcher:
 
     def run(self) -> None:
         """Go round for as long as the agent lives; a fault in one step is logged and the next one goes on."""
+        self.thread_id = threading.get_ident()
         while True:
             try:
                 for key, _ in self.selector.select(self.pause()):
@@ -3828,6 +3830,9 @@ class Watcher:
             self.wake_read.recv(1024)
 
     def wake(self) -> None:
+        """Have the thread look again; itself does so anyway."""
+        if threading.get_ident() == self.thread_id:
+            return
         with contextlib.suppress(OSError):
             self.wake_write.send(b"w")
 

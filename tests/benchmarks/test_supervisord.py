@@ -147,7 +147,8 @@ def timed(taken: list[float], call: Callable[[], Any]) -> Any:
 
 
 def fsync_ms(folder: Path) -> float:
-    """One small file written anew, synced and put in its place: the least that makes a start durable."""
+    """One small file written anew, synced and put in its place: the least that makes a start or a stop outlive a
+    power cut. supervisord keeps nothing."""
     taken: list[float] = []
 
     def once() -> None:
@@ -178,7 +179,7 @@ def test_against_supervisord(supervisord: Supervisord, table: Table) -> None:
     slower = []
     for verb in verbs:
         mine, other = statistics.median(ours[verb]), statistics.median(theirs[verb])
-        bar = other + (fsync if verb == "start" else 0)
+        bar = other + (0 if verb == "status" else fsync)
         table.add(f"{verb}, median", f"{mine:.2f} ms", f"supervisord {other:.2f} ms", f"{bar:.2f} ms")
         slower += [verb] if mine > bar else []
     table.add("one fsync", f"{fsync:.2f} ms")
