@@ -25,9 +25,21 @@ VERBS = {
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"]
+    + ["imports/table", "imports/lines"],
     "chat": ["history", "transcript", "models"],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
+    "infini": [
+        "events",
+        "keys",
+        "records",
+        "roles",
+        "models",
+        "errors",
+        "fields",
+        "alerts",
+        "alert_delivery",
+        "event_tail",
+    ],
 }
 
 
