@@ -39,7 +39,7 @@ class Report:
     error: str = ""
 
 
-Changed = list[tuple[Instance, Columns]]
+Changed = list[tuple[Any, Columns]]  # instances as `_instances` reads them
 
 
 def record_reports(reports: list[Report]) -> None:

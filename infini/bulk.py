@@ -42,17 +42,12 @@ def update(model: type[models.Model], changes: Iterable[Change]) -> set[int]:
         [change.pk, *_stored(connection, columns, change.values), *_stored(connection, conditions, change.known)]
         for change in todo
     ]
-    name, pk = connection.ops.quote_name, model._meta.pk
-    assert pk is not None
-    table = name(model._meta.db_table)
-    sets = ", ".join(f"{name(f.column)} = {_value(n)}" for n, f in enumerate(columns, 1))
-    tests = [f"{table}.{name(pk.column)} = {_value(0)}"] + [
-        f"{table}.{name(f.column)} IS {_value(n)}" for n, f in enumerate(conditions, 1 + len(columns))
-    ]
-    # Both parts are made of the model's own names; all values are in the parameter.
-    sql = (
-        f"UPDATE {table} SET {sets} FROM json_each(%s) AS line WHERE {' AND '.join(tests)} RETURNING {name(pk.column)}"
-    )
+    # What stands in the text are the model's own names; all values are in the parameter.
+    table, [key] = connection.ops.quote_name(model._meta.db_table), _names(connection, _fields(model, ["pk"]))
+    sets = [f"{name} = {_value(n)}" for n, name in enumerate(_names(connection, columns), 1)]
+    tests = [f"{table}.{key} = {_value(0)}"]
+    tests += [f"{table}.{name} IS {_value(n)}" for n, name in enumerate(_names(connection, conditions), 1 + len(sets))]
+    sql = f"UPDATE {table} SET {', '.join(sets)} FROM json_each(%s) AS line WHERE {' AND '.join(tests)} RETURNING {key}"
     with connection.cursor() as cursor:
         cursor.execute(sql, [json.dumps(rows)])
         return {row[0] for row in cursor.fetchall()}
@@ -65,21 +60,25 @@ def insert(rows: Sequence[M]) -> None:
         return
     model = type(rows[0])
     connection = connections[router.db_for_write(model)]
-    columns = [f for f in model._meta.concrete_fields if not isinstance(f, AutoField)]
+    columns: list[Field] = [f for f in model._meta.concrete_fields if not isinstance(f, AutoField)]
     lines = [[f.get_db_prep_save(f.value_from_object(row), connection) for f in columns] for row in rows]
-    name = connection.ops.quote_name
-    into = ", ".join(name(f.column) for f in columns)
-    taken = ", ".join(_value(n) for n in range(len(columns)))
+    table, names = connection.ops.quote_name(model._meta.db_table), _names(connection, columns)
+    values = [_value(n) for n in range(len(names))]
     sql = (
-        f"INSERT INTO {name(model._meta.db_table)} ({into}) "
-        f"SELECT {taken} FROM json_each(%s) AS line WHERE true ON CONFLICT DO NOTHING"
+        f"INSERT INTO {table} ({', '.join(names)}) "
+        f"SELECT {', '.join(values)} FROM json_each(%s) AS line WHERE true ON CONFLICT DO NOTHING"
     )
     with connection.cursor() as cursor:
         cursor.execute(sql, [json.dumps(lines)])
 
 
 def _fields(model: type[models.Model], names: Iterable[str]) -> list[Field]:
-    return [model._meta.get_field(name) for name in names]  # type: ignore[misc]
+    return [model._meta.pk if name == "pk" else model._meta.get_field(name) for name in names]  # type: ignore[misc]
+
+
+def _names(connection: Any, fields: Iterable[Field]) -> list[str]:
+    """Their columns, quoted."""
+    return [connection.ops.quote_name(field.column) for field in fields]
 
 
 def _stored(connection: Any, columns: Iterable[Field], values: Mapping[str, Any]) -> list[Any]:
