@@ -142,7 +142,8 @@ class Instance(models.Model):
 
     ``generation`` grows with each thing asked of it: the agent takes none but a higher one, so that a request
     sent twice, or late, starts nothing twice. ``acked_generation`` is the last one the agent has taken,
-    ``seen_generation`` the one it last reported.
+    ``seen_generation`` the one it last reported. ``restart_streak`` counts restarts without a stable run in between,
+    ``ready_since`` is when it was first reported ready without a break since.
     """
 
     placement = models.ForeignKey(Placement, models.PROTECT, related_name="instances")
@@ -160,6 +161,8 @@ class Instance(models.Model):
     boot_id = models.CharField(max_length=64, blank=True)
     port = models.PositiveIntegerField(_("port"), null=True)
     restarts = models.PositiveIntegerField(_("restarts"), default=0)
+    restart_streak = models.PositiveIntegerField(default=0)
+    ready_since = models.DateTimeField(null=True)
     exit_code = models.IntegerField(_("exit code"), null=True)
     exit_unseen = models.BooleanField(_("exit unseen"), default=False)
     reason = models.CharField(_("reason"), max_length=500, blank=True)

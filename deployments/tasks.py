@@ -8,6 +8,6 @@ def advance(operation_id: int) -> None:
     steps.advance(operation_id)
 
 
-def end_buried(server_id: int) -> None:
-    """End what was deleted by force while this server was silent."""
-    graves.end_buried(server_id)
+def end_buried(server_ids: list[int]) -> None:
+    """End what was deleted by force while these servers were silent."""
+    graves.end_buried(server_ids)

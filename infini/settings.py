@@ -40,6 +40,7 @@ CHECK_PING = env_bool("INFINI_CHECK_PING", True)  # off where something answers 
 DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=5)
 # Automatic action pauses when at least this share of the fleet falls silent within minutes.
 BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
+SAMPLES_KEEP_DAYS = env_int("INFINI_SAMPLES_KEEP_DAYS", 7, least=1, most=365)
 PORT_RANGE_FIRST = env_int("INFINI_PORT_RANGE_FIRST", 10001, least=1024, most=65535)
 PORT_RANGE_LAST = env_int("INFINI_PORT_RANGE_LAST", 10100, least=PORT_RANGE_FIRST, most=65535)
 

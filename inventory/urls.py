@@ -27,4 +27,5 @@ urlpatterns = [
     either_slash("api/servers/<id>/host-key", api.ServerHostKey.as_view(), "server-host-key"),
     either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/servers/<id>/history", api.ServerHistory.as_view(), "server-history"),
 ]

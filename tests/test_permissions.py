@@ -44,6 +44,7 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "server-host-key": {"GET": VIEWER, "POST": OPERATOR},
     "server-host-key-scan": ACTION,
     "server-resources": {"GET": VIEWER},
+    "server-history": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
     "presets": {"GET": VIEWER},
