@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
 
-from deployments import alarms, graves, queueing, reports
+from deployments import alarms, graves, queueing, reports, trials
 from deployments.models import Operation
 from deployments.phases import OPEN_STATES
 from deployments.reconcile import reconcile
@@ -95,6 +95,7 @@ def _record(answered: list[Report]) -> None:
         graves.visit(answered)
         reconcile([report.server_id for report in answered if report.document is not None])
     reports.mark_lost()
+    trials.judge()
     queueing.queue_due_steps()
     alarms.raise_alarms()
     alert_delivery.queue_delivery()

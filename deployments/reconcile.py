@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation
 from deployments.operations import begin, open_operation
-from deployments.phases import ALIVE, OPEN_STATES, OperationKind, Phase, Wanted
+from deployments.phases import ALIVE, ENDED, OPEN_STATES, OperationKind, Phase, Wanted
 from infini.errors import Conflict
 from inventory.models import Server
 from inventory.querysets import agent_silence_limit
@@ -64,12 +64,18 @@ def braked() -> str:
 
 
 def _differing(server_ids: Iterable[int]) -> QuerySet[Instance]:
-    """Wanted and not taken by its agent; or running an older generation although not wanted any more."""
+    """Wanted and not taken by its agent; running an older generation although not wanted any more; or ended, or never
+    begun, and to be forgotten.
+    """
     busy = Operation.objects.filter(service=OuterRef("placement__service"), state__in=OPEN_STATES)
     lacking = Q(wanted=Wanted.RUNNING, phase=Phase.PENDING, acked_generation__lt=F("generation"))
     unwanted = ~Q(wanted=Wanted.RUNNING) & Q(phase__in=ALIVE, seen_generation__lt=F("generation"))
+    over = Q(wanted=Wanted.GONE, phase__in=[*ENDED, Phase.PENDING])
     return Instance.objects.filter(
-        ~Exists(busy), lacking | unwanted, placement__server__in=list(server_ids), placement__server__maintenance=False
+        ~Exists(busy),
+        lacking | unwanted | over,
+        placement__server__in=list(server_ids),
+        placement__server__maintenance=False,
     )
 
 

@@ -38,6 +38,9 @@ class InstanceDocument(serializers.Serializer):
     server = serializers.CharField()
     revision = serializers.IntegerField()
     wanted = serializers.ChoiceField(choices=Wanted.choices)
+    replaces = serializers.IntegerField(
+        allow_null=True, help_text="The instance beside which it was started, until it takes its place."
+    )
     phase = serializers.ChoiceField(choices=Phase.choices)
     ready = serializers.BooleanField()
     pid = serializers.IntegerField(allow_null=True)
@@ -83,6 +86,10 @@ class ServiceSerializer(serializers.ModelSerializer):
     note = serializers.CharField(required=False, allow_blank=True, max_length=500, write_only=True)
     path_prefix = serializers.RegexField(r"^(/[A-Za-z0-9._~/-]*)?$", required=False, allow_blank=True, max_length=100)
     max_unavailable = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=1000)
+    surge = serializers.BooleanField(
+        required=False,
+        help_text="With max_unavailable: the new instance first, where devices and a port are free for both.",
+    )
     version = serializers.IntegerField(required=False, min_value=1)
     preset = serializers.CharField(
         required=False,
@@ -102,6 +109,7 @@ class ServiceSerializer(serializers.ModelSerializer):
             "served_model",
             "path_prefix",
             "max_unavailable",
+            "surge",
             "server_ids",
             *SPEC_FIELDS,
             "preset",
@@ -187,6 +195,7 @@ class ResultSerializer(serializers.Serializer):
     pid = serializers.IntegerField()
     exit_code = serializers.SerializerMethodField()
     reason = serializers.SerializerMethodField()
+    note = serializers.CharField(help_text="Which way its turn in a rolling update went, and why.")
     log_tail = serializers.CharField()
 
     def get_exit_code(self, result: Any) -> int | str | None:

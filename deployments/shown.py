@@ -45,7 +45,7 @@ def with_standing(services: QuerySet) -> QuerySet:
     ``with_status()``, each inlined wherever it is named, are too slow for. Both say the same; a test holds them to it.
     """
     open_operations = Operation.objects.filter(service=OuterRef("pk"), state__in=OPEN_STATES)
-    wanted = Q(wanted=Wanted.RUNNING)
+    wanted = Q(wanted=Wanted.RUNNING, replaces=None)
     instances = (
         Instance.objects.filter(placement__service=OuterRef("pk"))
         .order_by()

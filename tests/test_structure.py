@@ -24,6 +24,7 @@ VERBS = {
         "alarms",
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
+        *("wanting", "trials", "returning", "unknown", "revisions", "freeing", "plans"),
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
     "chat": ["history", "transcript", "models"],

@@ -147,7 +147,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
                 "description": _("Left empty: ready once its port accepts connections, within half an hour."),
             },
         ),
-        (_("More"), {"fields": ["max_unavailable", "run_as", "cwd", "note"], "classes": ["collapse"]}),
+        (_("More"), {"fields": ["max_unavailable", "surge", "run_as", "cwd", "note"], "classes": ["collapse"]}),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
@@ -170,7 +170,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         by: Any = request.user
         servers = list(form.cleaned_data["placed_on"])
         if change:
-            columns = {"name", "model", "environment", "served_model", "path_prefix"} & self.changed_columns(form)
+            columns = set(ServiceForm.Meta.fields) & self.changed_columns(form)
             spec = form.spec(changed_only=True)
             version = form.cleaned_data.get("seen_version")
             moved = servers if "placed_on" in form.changed_data else None
