@@ -27,14 +27,20 @@ _APPS = {
     "alerttarget": "infini",
 }
 FACT_MAX_CHARS = 120
+PERMISSION = "infini.view_event"
 _WITH_PAGE = ("server", "service", "operation", "alerttarget")
 
 
 def visible_events(user: Any) -> QuerySet[Event]:
     """Events this person may read: those about other people and their keys only with the permission for them."""
-    hidden = [kind for kind, permission in _GUARDED.items() if not user.has_perm(permission)]
+    hidden = hidden_kinds(user)
     events = Event.objects.all()
     return events.filter(~Q(subject_kind__in=hidden) | Q(actor=user)) if hidden else events
+
+
+def hidden_kinds(user: Any) -> list[str]:
+    """Kinds of subjects of which this person reads only what he did himself."""
+    return [kind for kind, permission in _GUARDED.items() if not user.has_perm(permission)]
 
 
 def events_about(user: Any, row: Model, count: int = 10) -> list[Event]:

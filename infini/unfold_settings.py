@@ -76,7 +76,7 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "infini.dashboard.overview",
     "STYLES": [_file("css/infini.css")],
-    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js"), _file("js/live.js")],
+    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js")],
     "BORDER_RADIUS": "6px",
     "COLORS": {
         "primary": {

@@ -28,7 +28,18 @@ VERBS = {
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
     "chat": ["history", "transcript", "models"],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
+    "infini": [
+        "events",
+        "keys",
+        "records",
+        "roles",
+        "models",
+        "errors",
+        "fields",
+        "alerts",
+        "alert_delivery",
+        "event_tail",
+    ],
 }
 
 
