@@ -107,7 +107,13 @@ def instance_chip(instance: Instance) -> Chip:
         if instance.ready:
             return Chip(_("Ready"), GOOD, "check_circle", _("Takes requests"))
         return Chip(_("Not ready"), WARN, "running_with_errors", instance.reason or _("Its probe fails"))
+    return phase_chip(instance)
+
+
+def phase_chip(instance: Any) -> Chip:
+    """Of one of ours, or of one unknown to us; of what runs without looking at its readiness."""
     looks = {
+        Phase.RUNNING: (GOOD, "check_circle", _("It runs")),
         Phase.PENDING: (QUIET, "hourglass_empty", _("Its turn comes")),
         Phase.STARTING: (BUSY, "progress_activity", _("Its probe has not passed yet")),
         Phase.STOPPING: (BUSY, "stop", _("Signalled; it has some seconds")),
@@ -120,8 +126,8 @@ def instance_chip(instance: Instance) -> Chip:
     return Chip(str(Phase(instance.phase).label), role, icon, title)
 
 
-def _exit_title(instance: Instance) -> str:
-    code = instance.shown_exit_code
+def _exit_title(instance: Any) -> str:
+    code = getattr(instance, "shown_exit_code", None)
     return instance.reason if code is None else _("Exit %(code)s") % {"code": code}
 
 

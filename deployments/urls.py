@@ -1,7 +1,10 @@
 """Paths of services."""
 
-from deployments import api, logs_api
+from deployments import api, device_api, logs_api, unknown_api
 from infini.api import either_slash
+
+_UNKNOWN = "api/servers/<id>/unknown-instances"
+_KEY = r"(?P<key>[A-Za-z0-9._-]{1,64})"
 
 urlpatterns = [
     either_slash("api/presets", api.PresetList.as_view(), "presets"),
@@ -14,6 +17,12 @@ urlpatterns = [
     either_slash("api/services/<id>/roll-back", api.RollBack.as_view(), "service-roll-back"),
     either_slash("api/services/<id>/revisions", api.RevisionList.as_view(), "service-revisions"),
     either_slash("api/services/<id>/deploy-log", api.DeployLogView.as_view(), "service-deploy-log"),
+    either_slash("api/devices", device_api.DeviceList.as_view(), "devices"),
+    either_slash("api/instances/<id>/free-devices", device_api.FreeDevices.as_view(), "instance-free-devices"),
+    either_slash(_UNKNOWN, unknown_api.UnknownList.as_view(), "unknown-instances"),
+    either_slash(f"{_UNKNOWN}/{_KEY}", unknown_api.UnknownDetail.as_view(), "unknown-instance"),
+    either_slash(f"{_UNKNOWN}/{_KEY}/adopt", unknown_api.Adopt.as_view(), "unknown-instance-adopt"),
+    either_slash(f"{_UNKNOWN}/{_KEY}/stop", unknown_api.StopUnknown.as_view(), "unknown-instance-stop"),
     either_slash("api/instances/<id>/logs", logs_api.InstanceLogs.as_view(), "instance-logs"),
     either_slash("api/instances/<id>/logs/download", logs_api.InstanceLogsDownload.as_view(), "instance-logs-download"),
 ]

@@ -6,13 +6,14 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.urls import URLPattern, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments import lifecycle
 from deployments.admin.form import ServiceForm
+from deployments.admin.freeing import freeing_urls
 from deployments.admin.health import FIELDS, as_fields
 from deployments.admin.page import service_context
 from deployments.models import Operation, Placement, Service
@@ -157,6 +158,9 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         return rows.annotate(last_operation_at=Subquery(newest)).prefetch_related(
             Prefetch("placements", queryset=placements)
         )
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*freeing_urls(self.admin_site), *super().get_urls()]
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
         return self.get_queryset(request).select_related(*self.list_select_related)
