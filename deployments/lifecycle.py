@@ -10,19 +10,23 @@ from django.utils import timezone
 from deployments.models import Instance, Operation, Revision, Service
 from deployments.operations import begin, open_operation, supersede
 from deployments.phases import ALIVE, OPEN_STATES, OperationKind, Outcome, Phase, Wanted
+from deployments.revisions import revision_of, set_note
 from deployments.wanting import drop_successors, new_instance, want_ended, want_running
 from infini import events
 from infini.errors import Conflict, Invalid, NotFound
 from inventory.querysets import agent_silence_limit
 
 
-def deploy(service: Service, *, by: events.Actor) -> Operation:
-    """Run the current revision on every server of the service, at once.
+def deploy(service: Service, *, by: events.Actor, note: str = "") -> Operation:
+    """Run the current revision on every server of the service, at once; ``note`` says why, and stays with it.
 
     Raises Invalid without a command or servers, Conflict while another operation is open or a port is taken.
     """
     with transaction.atomic():
-        return _deploy(_locked(service), OperationKind.DEPLOY, by=by)
+        service = _locked(service)
+        if service.current_revision:
+            set_note(service.current_revision, note, by=by)
+        return _deploy(service, OperationKind.DEPLOY, by=by)
 
 
 def roll_back(service: Service, *, by: events.Actor, number: int | None = None) -> Operation:
@@ -69,10 +73,7 @@ def return_to_good(service: Service, failed: Operation) -> Operation | None:
 
 def _earlier_revision(service: Service, number: int | None) -> Revision:
     if number is not None:
-        found = service.revisions.filter(number=number).first()
-        if found is None:
-            raise NotFound(f"{service} has no revision {number}.")
-        return found
+        return revision_of(service, number)
     earlier = last_good_but_current(service)
     if earlier is None:
         raise Conflict(f"{service} has no other revision that was ever good.", code="nothing_to_return_to")

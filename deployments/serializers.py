@@ -8,9 +8,9 @@ from deployments.documents import service_documents, service_rows
 from deployments.models import Revision, Service
 from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
 from deployments.presets import preset
+from deployments.revisions import changes
 from deployments.specs import change_service, create_service
 from infini.errors import NotFound
-from infini.events import difference
 from inventory.models import AIModel, Environment, Server
 
 # Names in the API -> columns of a revision.
@@ -205,6 +205,12 @@ class ResultSerializer(serializers.Serializer):
         return result.reason or (result.instance.reason if result.instance and result.state == "sent" else "")
 
 
+class DeployRequest(serializers.Serializer):
+    note = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=500, help_text="Why; it stays with the revision."
+    )
+
+
 class RollBackRequest(serializers.Serializer):
     revision = serializers.IntegerField(
         required=False, min_value=1, help_text="Its number; left out: the last that was good."
@@ -217,6 +223,7 @@ class RevisionSerializer(serializers.ModelSerializer):
     author = serializers.SlugRelatedField(slug_field="username", read_only=True)
     current = serializers.SerializerMethodField()
     good = serializers.SerializerMethodField()
+    on_trial = serializers.SerializerMethodField()
     changes = serializers.SerializerMethodField()
     deploy_command = serializers.CharField(source="command")
 
@@ -235,7 +242,8 @@ class RevisionSerializer(serializers.ModelSerializer):
                 "devices",
                 "restart",
             ),
-            *("author", "note", "created_at", "current", "good", "changes"),
+            *("author", "note", "created_at", "current", "good", "on_trial", "changes"),
+            *("outcome", "outcome_at", "outcome_reason"),
         ]
 
     def get_current(self, revision: Revision) -> bool:
@@ -244,9 +252,29 @@ class RevisionSerializer(serializers.ModelSerializer):
     def get_good(self, revision: Revision) -> bool:
         return revision.pk == revision.service.good_revision_id
 
+    def get_on_trial(self, revision: Revision) -> bool:
+        """Deployed, and not ready for long enough yet to be good."""
+        trial = getattr(revision.service, "trial", None)
+        return trial is not None and trial.revision_id == revision.pk
+
     def get_changes(self, revision: Revision) -> dict[str, list[Any]]:
         before: Revision | None = self.context["before"].get(revision.number)
-        return difference(before, revision, set(Revision.SPEC)) if before else {}
+        return changes(before, revision) if before else {}
+
+
+class DiffSerializer(serializers.Serializer):
+    to = serializers.IntegerField()
+    changes = serializers.DictField(help_text="Each field that differs: before, after.")
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.IntegerField(), **super().get_fields()}  # a word that cannot be a name here
+
+
+class DiffQuery(serializers.Serializer):
+    to = serializers.IntegerField(min_value=1)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.IntegerField(min_value=1), **super().get_fields()}
 
 
 class OperationAnswer(serializers.Serializer):

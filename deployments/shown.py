@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from deployments.models import Instance, Operation, OperationResult, Service
-from deployments.phases import OPEN_STATES, OperationState, Phase, ResultState, Wanted
+from deployments.models import Instance, Operation, OperationResult, Revision, Service
+from deployments.phases import OPEN_STATES, OperationState, Outcome, Phase, ResultState, Wanted
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, ago_text
 
 
@@ -158,3 +159,16 @@ def result_chip(result: OperationResult) -> Chip:
     }
     role, icon = looks[ResultState(result.state)]
     return Chip(str(ResultState(result.state).label), role, icon, result.reason)
+
+
+def revision_chip(revision: Revision, service: Any) -> Chip | None:
+    """What became of it; None when it was never deployed, or not long enough. Expects the service's trial loaded."""
+    trial = getattr(service, "trial", None)
+    if trial is not None and trial.revision_id == revision.pk:
+        title = _("All is ready; good once it was so for %(n)d s without a break") % {"n": settings.STABLE_SECONDS}
+        return Chip(_("On trial"), BUSY, "hourglass_top", title)
+    if revision.outcome == Outcome.GOOD:
+        return Chip(_("Good"), GOOD, "verified", _("All its instances were ready for long enough"))
+    if revision.outcome == Outcome.BAD:
+        return Chip(_("Failed"), BAD, "error", revision.outcome_reason)
+    return None

@@ -16,6 +16,7 @@ urlpatterns = [
     either_slash("api/services/<id>/stop", api.Stop.as_view(), "service-stop"),
     either_slash("api/services/<id>/roll-back", api.RollBack.as_view(), "service-roll-back"),
     either_slash("api/services/<id>/revisions", api.RevisionList.as_view(), "service-revisions"),
+    either_slash("api/services/<id>/revisions/diff", api.RevisionDiff.as_view(), "service-revisions-diff"),
     either_slash("api/services/<id>/deploy-log", api.DeployLogView.as_view(), "service-deploy-log"),
     either_slash("api/devices", device_api.DeviceList.as_view(), "devices"),
     either_slash("api/instances/<id>/free-devices", device_api.FreeDevices.as_view(), "instance-free-devices"),

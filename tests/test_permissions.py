@@ -53,6 +53,7 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-stop": ACTION,
     "service-roll-back": ACTION,
     "service-revisions": {"GET": VIEWER},
+    "service-revisions-diff": {"GET": VIEWER},
     "service-deploy-log": {"GET": VIEWER},
     "devices": {"GET": VIEWER},
     "instance-free-devices": ACTION,

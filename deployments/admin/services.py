@@ -16,6 +16,7 @@ from deployments.admin.form import ServiceForm
 from deployments.admin.freeing import freeing_urls
 from deployments.admin.health import FIELDS, as_fields
 from deployments.admin.page import service_context
+from deployments.admin.revisions import revision_urls
 from deployments.models import Operation, Placement, Service
 from deployments.presets import Preset, presets
 from deployments.shown import WRONG, Standing, rank_of, service_chip, with_standing
@@ -34,7 +35,7 @@ def _busy(service: Any) -> str:
 
 
 def _no_way_back(service: Any) -> str:
-    if service.good_revision_id in (None, service.current_revision_id):
+    if lifecycle.last_good_but_current(service) is None:
         return gettext("No other revision was ever good.")
     return _busy(service)
 
@@ -160,10 +161,10 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         )
 
     def get_urls(self) -> list[URLPattern]:
-        return [*freeing_urls(self.admin_site), *super().get_urls()]
+        return [*freeing_urls(self.admin_site), *revision_urls(self), *super().get_urls()]
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        return self.get_queryset(request).select_related(*self.list_select_related)
+        return self.get_queryset(request).select_related(*self.list_select_related, "trial")
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return service_context(request, row)
