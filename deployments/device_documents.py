@@ -23,7 +23,7 @@ FIGURES = {
 }
 
 
-def with_free_slots(devices: QuerySet[Device]) -> QuerySet[Device]:
+def with_free_slots(devices: QuerySet[Device]) -> QuerySet[Any]:
     """Adds ``claimed``, the number of slots that instances hold, and ``free_slots``; none where it is missing."""
     return devices.annotate(claimed=count_of(DeviceClaim.objects.all(), "device")).annotate(
         free_slots=F("slots") - Coalesce(F("claimed"), 0)
@@ -32,7 +32,7 @@ def with_free_slots(devices: QuerySet[Device]) -> QuerySet[Device]:
 
 def free_devices_of(devices: QuerySet[Device], *, free: bool) -> QuerySet[Device]:
     """Those that could be given to an instance now, or those that could not."""
-    counted = with_free_slots(devices)
+    counted: Any = with_free_slots(devices)
     return counted.filter(present=True, free_slots__gt=0) if free else counted.exclude(present=True, free_slots__gt=0)
 
 

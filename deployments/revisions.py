@@ -64,7 +64,7 @@ def set_note(revision: Revision, note: str, *, by: events.Actor) -> None:
 
 
 def _difference(name: str, old: Any, new: Any) -> FieldDifference:
-    label = str(Revision._meta.get_field(name).verbose_name)
+    label = str(Revision._meta.get_field(name).verbose_name)  # type: ignore[union-attr]  (a column, no relation)
     compared = difflib.ndiff(_lines(old), _lines(new))
     return FieldDifference(name, label, [Line(text[0], text[2:]) for text in compared if text[0] in "+- "])
 

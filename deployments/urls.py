@@ -1,6 +1,6 @@
 """Paths of services."""
 
-from deployments import api, device_api, logs_api, unknown_api
+from deployments import api, device_api, logs_api, plan_api, unknown_api
 from infini.api import either_slash
 
 _UNKNOWN = "api/servers/<id>/unknown-instances"
@@ -10,6 +10,7 @@ urlpatterns = [
     either_slash("api/presets", api.PresetList.as_view(), "presets"),
     either_slash("api/services", api.ServiceList.as_view(), "services"),
     either_slash("api/services/refresh-status", api.RefreshStatus.as_view(), "services-refresh-status"),
+    either_slash("api/services/plan", plan_api.Plan.as_view(), "services-plan"),
     either_slash("api/services/<id>", api.ServiceDetail.as_view(), "service"),
     either_slash("api/services/<id>/deploy", api.Deploy.as_view(), "service-deploy"),
     either_slash("api/services/<id>/restart", api.Restart.as_view(), "service-restart"),

@@ -46,6 +46,7 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "servers-check": ACTION,
     "presets": {"GET": VIEWER},
     "services": LIST,
+    "services-plan": {"POST": VIEWER},
     "services-refresh-status": {"POST": VIEWER},
     "service": DETAIL,
     "service-deploy": ACTION,

@@ -16,6 +16,7 @@ from deployments.admin.form import ServiceForm
 from deployments.admin.freeing import freeing_urls
 from deployments.admin.health import FIELDS, as_fields
 from deployments.admin.page import service_context
+from deployments.admin.preview import preview_urls
 from deployments.admin.revisions import revision_urls
 from deployments.models import Operation, Placement, Service
 from deployments.presets import Preset, presets
@@ -161,7 +162,8 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         )
 
     def get_urls(self) -> list[URLPattern]:
-        return [*freeing_urls(self.admin_site), *revision_urls(self), *super().get_urls()]
+        own = [*freeing_urls(self.admin_site), *revision_urls(self), *preview_urls(self)]
+        return [*own, *super().get_urls()]
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
         return self.get_queryset(request).select_related(*self.list_select_related, "trial")

@@ -96,7 +96,7 @@ class UnknownInstanceAdmin(PagedAdmin):
         by: Any = request.user
         try:
             if not form.is_valid():
-                messages.error(request, " ".join(text for texts in form.errors.values() for text in texts))
+                messages.error(request, " ".join(str(text) for texts in form.errors.values() for text in texts))
                 return HttpResponseRedirect(self.page_url(row))
             instance = adopt(row, by=by, service=form.cleaned_data["service"], name=form.cleaned_data["name"])
         except InfiniError as error:
