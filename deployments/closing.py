@@ -96,9 +96,10 @@ def _close(operation: Operation, now: datetime) -> None:
         if not closed:
             return
         service = Service.objects.get(pk=operation.service_id)
-        if rollout.failures(operation).exists() and rollout.goes_back(operation):
+        speaking_against = list(rollout.failures(operation).select_related("instance"))
+        _judge_revision(operation, speaking_against, reason)
+        if speaking_against and rollout.goes_back(operation):
             state = go_back(operation, service, reason)
-        _judge_revision(operation, service, reason)
         in_order = sorted(results, key=lambda r: r.state == ResultState.FAILED)  # of two on a server, the failed one
         data = {"operation": operation.pk, "results": {r.server_name: r.state for r in in_order}}
         events.record(f"service.{operation.kind}_{state}", service, by=operation.by, data=data)
@@ -107,14 +108,13 @@ def _close(operation: Operation, now: datetime) -> None:
     logger.info("operation.closed", extra=about)
 
 
-def _judge_revision(operation: Operation, service: Service, reason: str) -> None:
+def _judge_revision(operation: Operation, failed: list[OperationResult], reason: str) -> None:
     """One that is ready everywhere is on trial; one that failed is bad. That a server is silent is no verdict."""
     if operation.kind not in (OperationKind.DEPLOY, OperationKind.ROLL_BACK):
         return
-    failed = rollout.failures(operation)
-    if failed.exclude(instance__phase=Phase.LOST).exists():
+    if any(result.instance is None or result.instance.phase != Phase.LOST for result in failed):
         trials.note_failure(operation.revision, reason)
-    elif not failed.exists():
+    elif not failed:
         trials.begin_trial(operation)
 
 

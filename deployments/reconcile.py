@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation
 from deployments.operations import begin, open_operation
-from deployments.phases import ALIVE, ENDED, OPEN_STATES, OperationKind, Phase, Wanted
+from deployments.phases import ALIVE, ENDED, OPEN_STATES, OperationKind, OperationState, Phase, Wanted
 from infini.errors import Conflict
 from inventory.models import Server
 from inventory.querysets import agent_silence_limit
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 BRAKE_WINDOW = timedelta(minutes=10)
 BRAKE_LEAST = 3
+TIDY_AGAIN_AFTER = timedelta(minutes=1)
 
 
 def reconcile(server_ids: Iterable[int]) -> int:

@@ -32,6 +32,8 @@ def take_turns(operation: Operation) -> None:
     if not deferred.exists():
         return
     if failures(operation).exists():
+        beside = deferred.filter(instance__in=Instance.objects.filter(successor__isnull=False))
+        beside.update(state=ResultState.CANCELLED, note="", reason="It goes on untouched, because the new one failed.")
         deferred.update(state=ResultState.CANCELLED, reason="Not begun, because the new revision failed before.")
         return
     started = operation.results.filter(state=ResultState.DONE, instance__replaces__isnull=False)

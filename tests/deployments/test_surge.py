@@ -112,6 +112,14 @@ def test_a_new_one_that_fails_leaves_all_as_it_was(make_server: Callable, make_s
     assert sorted(key for server in servers for key in known_to(server)) == sorted(before)
     assert status_of(service) == "deployed"
     assert Alert.objects.get(kind="rolled_back").state == "open"
+    assert dict(service.revisions.values_list("number", "outcome")) == {1: "good", 2: "bad"}
+    service.refresh_from_db()
+    assert service.good_revision == service.current_revision == service.revisions.get(number=1)
+    reasons = set(failed.results.filter(state="cancelled").values_list("reason", flat=True))
+    assert reasons == {
+        "It goes on untouched, because the new one failed.",
+        "Not begun, because the new revision failed before.",
+    }
 
 
 def test_each_server_goes_the_way_that_its_devices_allow(
