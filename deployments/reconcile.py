@@ -71,7 +71,14 @@ def _differing(server_ids: Iterable[int]) -> QuerySet[Instance]:
     busy = Operation.objects.filter(service=OuterRef("placement__service"), state__in=OPEN_STATES)
     lacking = Q(wanted=Wanted.RUNNING, phase=Phase.PENDING, acked_generation__lt=F("generation"))
     unwanted = ~Q(wanted=Wanted.RUNNING) & Q(phase__in=ALIVE, seen_generation__lt=F("generation"))
-    over = Q(wanted=Wanted.GONE, phase__in=[*ENDED, Phase.PENDING])
+    # Tidying up can wait where it failed a moment ago, as with an agent whose disk is full.
+    failed = Operation.objects.filter(
+        service=OuterRef("placement__service"),
+        kind=OperationKind.RECONCILE,
+        state=OperationState.FAILED,
+        finished_at__gt=timezone.now() - TIDY_AGAIN_AFTER,
+    )
+    over = Q(wanted=Wanted.GONE, phase__in=[*ENDED, Phase.PENDING]) & ~Q(Exists(failed))
     return Instance.objects.filter(
         ~Exists(busy),
         lacking | unwanted | over,

@@ -169,7 +169,7 @@ def test_what_is_to_be_gone_and_has_ended_is_forgotten_and_a_refusal_not_asked_a
 ) -> None:
     turn(lifecycle.deploy(make_service("sleep 300", server), by=None))
     instance = Instance.objects.get()
-    server.agent.request("POST", f"/service/{instance.key}/stop", {"generation": 2})
+    server.agent.request("POST", f"/service/{instance.key}/stop", {})
     Instance.objects.update(wanted="gone", phase="stopped", ready=False, pid=None)
 
     assert reconcile([server.pk]) == 1
