@@ -3316,6 +3316,12 @@ class Agent:
         document.setdefault("log_tail", [])
         return document
 
+    def spec(self, key: str) -> Json:
+        """Return the fields an instance was deployed with, for whoever takes it over; null where they are lost."""
+        instance = self.find(key)
+        with self.lock:
+            return {"id": key, "generation": instance.generation, "spec": instance.spec}
+
     def follow_logs(self, key: str, offset: int, limit: int, seconds: float) -> Json:
         """Return a piece of the log once there is one, or an empty one when the time is over."""
         until = time.monotonic() + seconds
@@ -4211,6 +4217,9 @@ class Requests:
         if verb == "status":
             self.allow(method, "GET")
             return 200, agent.status(key)
+        if verb == "spec":
+            self.allow(method, "GET")
+            return 200, agent.spec(key)
         if verb == "logs":
             self.allow(method, "GET")
             query = self.query()

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
 
-from deployments import alarms, graves, queueing, reports
+from deployments import alarms, graves, queueing, reports, trials, unknown
 from deployments.models import Operation
 from deployments.phases import OPEN_STATES
 from deployments.reconcile import reconcile
@@ -116,9 +116,11 @@ async def _report(client: AgentClient, address: AgentAddress) -> Report:
 def _record(answered: list[Report]) -> None:
     if answered:
         reports.record_reports(answered)
+        unknown.note_unknown(answered)
         graves.visit(answered)
         reconcile([report.server_id for report in answered if report.document is not None])
     reports.mark_lost()
+    trials.judge()
     queueing.queue_due_steps()
     alarms.raise_alarms()
     alert_delivery.queue_delivery()

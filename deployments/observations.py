@@ -93,7 +93,8 @@ def after_observation(instance: Instance, seen: Observation, *, asked_at: dateti
         return None
     columns = seen.columns() | {"seen_generation": seen.generation}
     if seen.generation < instance.generation:
-        columns |= {"ready": False, "reason": OLDER_RUNS if seen.phase in ALIVE else seen.reason}
+        older_runs = seen.phase in ALIVE and instance.wanted == Wanted.RUNNING
+        columns |= {"ready": False, "reason": OLDER_RUNS if older_runs else seen.reason}
     elif seen.generation > instance.generation:
         # Only a database older than the agent can be behind it: take the agent's count, so that ours go on from there.
         columns |= {"generation": seen.generation, "acked_generation": seen.generation}

@@ -241,6 +241,9 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
         return (*super().get_list_display(request), *(c.show for c in extras.columns(self.opts.label_lower)))
 
+    def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
+        return (*super().get_list_filter(request), *extras.filters(self.opts.label_lower))
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if request.method == "POST":
             self.refuse_foreign_action(request)

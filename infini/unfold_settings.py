@@ -48,6 +48,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "title": _("Fleet"),
             "items": [
                 _list(_("Servers"), "dns", "inventory", "server"),
+                _list(_("Devices"), "developer_board", "inventory", "device"),
                 _list(_("Brands"), "sell", "inventory", "brand"),
                 _list(_("Cards"), "memory", "inventory", "card"),
                 _list(_("Environments"), "workspaces", "inventory", "environment"),
