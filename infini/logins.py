@@ -19,6 +19,9 @@ FAILURES_OF_AN_ADDRESS = 30  # whatever the names
 KEPT = timedelta(days=1)
 SEEN_EVERY = timedelta(minutes=5)
 
+_NOTED_MOST = 10_000
+_noted: dict[str, datetime] = {}  # sessions this process has noted as seen, and until when that is enough
+
 
 def seconds_to_wait(name: str) -> int:
     """How long the present address must wait until it may try ``name`` again; 0 when it may now.
@@ -69,6 +72,7 @@ def note_login(sender: Any, request: HttpRequest, user: User, **_: Any) -> None:
             },
         )
         events.record("user.logged_in", user, by=user)
+    _remember(request.session.session_key or "")
 
 
 def note_logout(sender: Any, request: HttpRequest, user: User | None, **_: Any) -> None:
@@ -79,15 +83,28 @@ def note_logout(sender: Any, request: HttpRequest, user: User | None, **_: Any) 
             events.record("user.logged_out", user, by=user)
 
 
-def note_seen(session_key: str, *, user: User, client: str) -> None:
-    """At most one write per session and five minutes. A changed password gives a session another key: a line anew."""
-    now = timezone.now()
-    session = LoginSession.objects.filter(session_key=session_key)
+def note_seen(request: HttpRequest, user: User) -> None:
+    """At most one look per session, process and five minutes; most requests ask nothing of the database.
+
+    A changed password gives a session another key: it becomes a line of the list anew.
+    """
+    key, now = request.session.session_key or "", timezone.now()
+    if _noted.get(key, now) > now:
+        return
+    _remember(key)
+    session = LoginSession.objects.filter(session_key=key)
     if session.filter(seen_at__lt=now - SEEN_EVERY).update(seen_at=now, address=current_address()):
         return
     if not session.exists():
-        facts = {"user": user, "address": current_address(), "client": client[:200]}
-        LoginSession.objects.get_or_create(session_key=session_key, defaults=facts)
+        client = request.META.get("HTTP_USER_AGENT", "")[:200]
+        facts = {"user": user, "address": current_address(), "client": client}
+        LoginSession.objects.get_or_create(session_key=key, defaults=facts)
+
+
+def _remember(key: str) -> None:
+    if len(_noted) >= _NOTED_MOST:
+        _noted.clear()
+    _noted[key] = timezone.now() + SEEN_EVERY
 
 
 def open_sessions(user: User) -> QuerySet[LoginSession]:

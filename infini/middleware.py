@@ -1,6 +1,5 @@
 """What a request knows of the person behind it (address, language, time zone), and what pages may load."""
 
-import time
 from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
@@ -10,9 +9,6 @@ from django.utils.deprecation import MiddlewareMixin
 from infini import logins
 from infini.account import zone_or_utc
 from infini.addresses import address_of, set_current_address
-
-_LOOKED_MOST = 10_000
-_looked: dict[str, float] = {}  # sessions noted as seen lately by this process, so that most requests write nothing
 
 
 class PersonMiddleware(MiddlewareMixin):
@@ -32,17 +28,7 @@ class PersonMiddleware(MiddlewareMixin):
             request.LANGUAGE_CODE = translation.get_language()
         if user.time_zone:
             timezone.activate(zone_or_utc(user.time_zone))
-        _note_seen(request, user)
-
-
-def _note_seen(request: HttpRequest, user: Any) -> None:
-    key, now = request.session.session_key or "", time.monotonic()
-    if _looked.get(key, 0.0) > now:
-        return
-    if len(_looked) >= _LOOKED_MOST:
-        _looked.clear()
-    _looked[key] = now + logins.SEEN_EVERY.total_seconds()
-    logins.note_seen(key, user=user, client=request.META.get("HTTP_USER_AGENT", ""))
+        logins.note_seen(request, user)
 
 
 # Everything from ourselves alone. The admin's theme sets styles in its pages and builds functions from attributes
