@@ -42,8 +42,10 @@ class Ask:
 
     def naming(self, model: str) -> bytes:
         """The body to send on for ``model``; the client's own bytes when it named the same."""
-        if model == self.model:
-            return self.raw
+        return self.raw if model == self.model else self.with_model(model)
+
+    def with_model(self, model: str) -> bytes:
+        """The fields for ``model``, written anew."""
         return json.dumps({**self.fields, "model": model}).encode()
 
 

@@ -77,12 +77,12 @@ async def _explained(refusal: Refusal, admission: Admission) -> Refusal:
 @asynccontextmanager
 async def _asked(upstream: Upstream, admission: Admission, ask: Ask, transcript: Transcript) -> AsyncIterator[Answer]:
     with in_flight.held(upstream):
-        transcript.model = await _model_for(upstream, admission, ask)
+        transcript.model = await model_for(upstream, admission, ask)
         async with asked(upstream, ask.naming(transcript.model), stream=ask.stream) as answer:
             yield answer
 
 
-async def _model_for(upstream: Upstream, admission: Admission, ask: Ask) -> str:
+async def model_for(upstream: Upstream, admission: Admission, ask: Ask) -> str:
     """What the upstream calls the model: the client may leave it out, or say the service's own name."""
     if ask.model and ask.model.casefold() != admission.service_name.casefold():
         return ask.model

@@ -135,6 +135,22 @@ class ScriptedUpstream:
             return await self._stream(request, seen, self._words(0.01))
         return web.json_response(whole("".join(WORDS)))
 
+    async def thinks(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        """Reasoning first, then the words, then a count of tokens."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            for word in ("Let", " me", " see."):
+                event = {"choices": [{"index": 0, "delta": {"reasoning_content": word}}]}
+                yield b"data: " + json.dumps(event).encode() + b"\n\n"
+                await asyncio.sleep(0.02)
+            async for part in self._words(0.02):
+                if part == b"data: [DONE]\n\n" and body.get("stream_options", {}).get("include_usage"):
+                    usage = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 42}}
+                    yield b"data: " + json.dumps(usage).encode() + b"\n\n"
+                yield part
+
+        return await self._stream(request, seen, parts())
+
     async def waits(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
         """One word, then the next ones when told to; never silent for long."""
 
