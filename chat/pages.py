@@ -17,6 +17,7 @@ from django.views.decorators.http import require_safe
 from chat import conversations
 from chat.admission import PERMISSION
 from chat.models import Conversation
+from chat.page_texts import page_texts
 from chat.service_choices import service_choices
 from chat.threads import as_summary, shown_turns
 from deployments.models import Service
@@ -71,8 +72,8 @@ def service_chat(request: HttpRequest, pk: int) -> HttpResponse:
 def compare_page(request: HttpRequest) -> HttpResponse:
     """One prompt to two services side by side; ``?services=1,2`` chooses them."""
     data = {**_addresses(request), "services": service_choices(), "panes": COMPARED}
-    context = {**admin.site.each_context(request), "title": _("Compare"), "data": data, "panes": range(COMPARED)}
-    return render(request, "pages/compare.html", context)
+    shown = {"title": _("Compare"), "data": data, "texts": page_texts(), "panes": range(COMPARED)}
+    return render(request, "pages/compare.html", {**admin.site.each_context(request), **shown})
 
 
 def _render_chat(request: HttpRequest, conversation: Conversation | None) -> HttpResponse:
@@ -91,7 +92,8 @@ def _render_chat(request: HttpRequest, conversation: Conversation | None) -> Htt
         settings_ = {"system_prompt": conversation.system_prompt, "parameters": conversation.parameters}
         data["conversation"] = {**as_summary(conversation), **settings_}
     title = (conversation.title if conversation else "") or _("Chat")
-    return render(request, "pages/chat.html", {**admin.site.each_context(request), "title": title, "data": data})
+    shown = {"title": title, "data": data, "texts": page_texts()}
+    return render(request, "pages/chat.html", {**admin.site.each_context(request), **shown})
 
 
 def _addresses(request: HttpRequest) -> dict[str, Any]:

@@ -22,6 +22,11 @@ def _item(title: Any, icon: str, page: str, permission: str | None = None) -> di
     return item | {"permission": _may(permission)} if permission else item
 
 
+def _page(title: Any, icon: str, name: str, permission: str) -> dict[str, Any]:
+    """A page of our own, beside the admin's."""
+    return {"title": title, "icon": icon, "link": reverse_lazy(name), "permission": _may(permission)}
+
+
 def _list(title: Any, icon: str, app: str, model: str) -> dict[str, Any]:
     return _item(title, icon, f"{app}_{model}_changelist", f"{app}.view_{model}")
 
@@ -45,6 +50,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
                 _list(_("Services"), "deployed_code", "deployments", "service"),
                 _list(_("Models"), "smart_toy", "inventory", "aimodel"),
                 _list(_("Operations"), "published_with_changes", "deployments", "operation"),
+            ],
+        },
+        {
+            "title": _("Chat"),
+            "items": [
+                _page(_("Chat"), "forum", "chat", "chat.use_chat"),
+                _page(_("Compare"), "compare", "chat_compare", "chat.use_chat"),
             ],
         },
         {

@@ -135,6 +135,14 @@ class ScriptedUpstream:
             return await self._stream(request, seen, self._words(0.01))
         return web.json_response(whole("".join(WORDS)))
 
+    async def echoes(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            for letter in body["messages"][-1]["content"]:
+                yield chunk(letter)
+            yield b"data: [DONE]\n\n"
+
+        return await self._stream(request, seen, parts())
+
     async def thinks(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
         """Reasoning first, then the words, then a count of tokens."""
 
