@@ -94,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._held = 0
         self._begun = False
         self._paused = False
+        self._keeps = False
         self._error: Exception | None = None
         self._inflate: Any = None
         self._due = 0.0
@@ -148,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> bool:
         """End the exchange; whether the connection can carry another one."""
-        reusable = self.alive and self.complete and not self._error and self._parser.should_keep_alive()
+        reusable = self.alive and self.complete and self._keeps and not self._error
         if not reusable:
             self.close()
         return reusable
@@ -274,6 +275,7 @@ class Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.complete = True
+        self._keeps = self._parser.should_keep_alive()  # it knows no longer once it is out of here
         self._wake()
 
 
