@@ -16,7 +16,7 @@ from django.utils.translation import gettext as _
 
 from chat import conversations, generation, rooms
 from chat.admission import PERMISSION
-from chat.completion import door_to
+from chat.asking import door_to
 from chat.conversations import Asked
 from chat.frames import Window, frame_of, id_in, needed_id, ref_of
 from chat.models import Conversation, Message, MessageState

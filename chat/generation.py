@@ -17,7 +17,7 @@ from django.db import Error as AnyDatabaseError
 from django.utils.translation import gettext as _
 
 from chat import history, rooms
-from chat.admission import Admission
+from chat.asking import Door
 from chat.completion import Piece, pieces_of
 from chat.exchange import BROKEN
 from chat.models import MessageState
@@ -81,7 +81,7 @@ class Generation:
         self._task: asyncio.Task[None] | None = None
         self._over = False
 
-    def start(self, door: Admission, fields: dict[str, Any]) -> None:
+    def start(self, door: Door, fields: dict[str, Any]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(door, fields))
 
     def stop(self, reason: str) -> None:
@@ -95,7 +95,7 @@ class Generation:
         """Set when anything has changed since this was called."""
         return self._news
 
-    async def _run(self, door: Admission, fields: dict[str, Any]) -> None:
+    async def _run(self, door: Door, fields: dict[str, Any]) -> None:
         transcript = Transcript(answer_id=self.answer_id, model=self.model)
         look = asyncio.create_task(self._look())
         state, reason = MessageState.FAILED, BROKEN
@@ -185,9 +185,7 @@ def running(answer_id: int) -> Generation | None:
     return _running.get(answer_id)
 
 
-def generate(
-    door: Admission, *, answer_id: int, conversation_id: int, user_id: int, fields: dict[str, Any]
-) -> Generation:
+def generate(door: Door, *, answer_id: int, conversation_id: int, user_id: int, fields: dict[str, Any]) -> Generation:
     """Begin to write the answer; it goes on whoever watches."""
     made = _running[answer_id] = Generation(answer_id=answer_id, conversation_id=conversation_id, user_id=user_id)
     made.start(door, fields)

@@ -6,7 +6,10 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from chat.gateway_models import Endpoint, Outcome, TrafficRule, Usage, UsageDay
 from deployments.models import Service
+
+__all__ = ["Conversation", "Endpoint", "Message", "MessageState", "Outcome", "Role", "TrafficRule", "Usage", "UsageDay"]
 
 
 class Role(models.TextChoices):

@@ -28,9 +28,7 @@ def chain_messages(apps, schema_editor):
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('chat', '0001_initial'),
-        ('deployments', '0001_initial'),
-        migrations.swappable_dependency(settings.AUTH_USER_MODEL),
+        ('chat', '0002_gateway'),
     ]
 
     operations = [
