@@ -1,6 +1,6 @@
 """One streamed answer of a service as words, for the chat page; the way there is the gateway's own (chat/asking.py)."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Piece:
     completion_tokens: int | None = None
 
 
-async def pieces_of(door: Door, fields: dict[str, Any]) -> AsyncIterator[Piece]:
+async def pieces_of(door: Door, fields: dict[str, Any]) -> AsyncGenerator[Piece, None]:
     """Ask for ``fields``, a chat completion, and give the answer as it comes; raises Refusal when it fails.
 
     Closing the iterator, or cancelling who waits for it, closes the model server's connection at once.

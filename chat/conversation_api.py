@@ -16,7 +16,7 @@ from chat import conversations, exports
 from chat.admission import PERMISSION
 from chat.models import Conversation
 from chat.service_choices import service_choices
-from chat.threads import as_summary, shown_turns
+from chat.threads import as_list_row, as_summary, shown_turns
 from infini.errors import Invalid
 
 SEARCH_MOST_CHARS = 200
@@ -54,7 +54,7 @@ class OwnView(GenericAPIView):
     queryset = Conversation.objects.none()
 
     def own(self, request: Request, pk: int) -> Conversation:
-        return conversations.own(user_id=request.user.pk, conversation_id=int(pk))  # type: ignore[arg-type]
+        return conversations.own(user_id=request.user.pk, conversation_id=int(pk))
 
     def valid(self, request: Request, *, partial: bool = False) -> dict[str, Any]:
         given = self.get_serializer(data=request.data, partial=partial)
@@ -72,14 +72,13 @@ class ConversationListView(OwnView):
         search = request.query_params.get("search", "")
         if len(search) > SEARCH_MOST_CHARS or "\x00" in search:
             raise Invalid(f"search must be at most {SEARCH_MOST_CHARS} characters of text.")
-        rows = self.paginate_queryset(conversations.listed(user_id=request.user.pk, search=search))  # type: ignore
-        told = [{**as_summary(row), "is_answering": row.is_answering} for row in rows or []]
-        return self.get_paginated_response(told)
+        rows = self.paginate_queryset(conversations.listed(user_id=request.user.pk, search=search))
+        return self.get_paginated_response([as_list_row(row) for row in rows or []])
 
     @extend_schema(operation_id="conversations_begin", responses={201: ConversationSerializer})
     def post(self, request: Request) -> Response:
         """Begin a conversation with a service."""
-        made = conversations.begin(user_id=request.user.pk, **self.valid(request))  # type: ignore[arg-type]
+        made = conversations.begin(user_id=request.user.pk, **self.valid(request))
         return Response(self.get_serializer(self.own(request, made.pk)).data, status=status.HTTP_201_CREATED)
 
 
@@ -94,18 +93,18 @@ class ConversationView(OwnView):
         """Rename it, move it to another service, set its system prompt and parameters (the whole object)."""
         self.own(request, pk)
         given = self.valid(request, partial=True)
-        changed = conversations.change(user_id=request.user.pk, conversation_id=int(pk), **given)  # type: ignore
+        changed = conversations.change(user_id=request.user.pk, conversation_id=int(pk), **given)
         return Response(self.get_serializer(changed).data)
 
     @extend_schema(operation_id="conversations_delete", responses={204: None})
     def delete(self, request: Request, pk: int) -> Response:
         """Delete it with all its branches."""
-        conversations.remove(user_id=request.user.pk, conversation_id=int(pk))  # type: ignore[arg-type]
+        conversations.remove(user_id=request.user.pk, conversation_id=int(pk))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 class BranchView(OwnView):
-    serializer_class = BranchSerializer  # type: ignore[assignment]
+    serializer_class = BranchSerializer
 
     @extend_schema(operation_id="conversations_choose_branch", responses=ConversationSerializer)
     def put(self, request: Request, pk: int) -> Response:
@@ -113,7 +112,7 @@ class BranchView(OwnView):
         self.own(request, pk)
         message_id = self.valid(request)["message_id"]
         who = {"user_id": request.user.pk, "conversation_id": int(pk)}
-        changed = conversations.choose_branch(**who, message_id=message_id)  # type: ignore[arg-type]
+        changed = conversations.choose_branch(**who, message_id=message_id)
         return Response(ConversationSerializer(changed).data)
 
 

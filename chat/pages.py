@@ -19,7 +19,7 @@ from chat.admission import PERMISSION
 from chat.models import Conversation
 from chat.page_texts import page_texts
 from chat.service_choices import service_choices
-from chat.threads import as_summary, shown_turns
+from chat.threads import as_list_row, as_summary, shown_turns
 from deployments.models import Service
 from infini.errors import NotFound
 
@@ -39,7 +39,7 @@ def _page(view: View) -> View:
             return render(request, "pages/chat.html", told, status=403)
         return view(request, *args, **options)
 
-    return require_safe(login_required(ensure_csrf_cookie(guarded)))  # type: ignore[return-value]
+    return require_safe(login_required(ensure_csrf_cookie(guarded)))
 
 
 @_page
@@ -82,7 +82,7 @@ def _render_chat(request: HttpRequest, conversation: Conversation | None) -> Htt
         **_addresses(request),
         "listed_most": LISTED,
         "services": service_choices(),
-        "conversations": [{**as_summary(row), "is_answering": row.is_answering} for row in rows[:LISTED]],
+        "conversations": [as_list_row(row) for row in rows[:LISTED]],
         "conversation": None,
         "turns": [],
         "more": False,

@@ -12,7 +12,7 @@ MOST = 500
 def service_choices() -> list[dict[str, Any]]:
     """Services with their state; those that can answer first, then by name. ``why`` is empty for them."""
     rows = list(with_standing(Service.objects.with_status()).select_related("model").order_by("name", "pk")[:MOST])
-    reasons = first_reasons([row.pk for row in rows if not row.ready_count])  # type: ignore[attr-defined]
+    reasons = first_reasons([row.pk for row in rows if not row.ready_count])
     choices = [_choice(row, reasons.get(row.pk, "")) for row in rows]
     return sorted(choices, key=lambda choice: bool(choice["why"]))
 

@@ -106,6 +106,11 @@ def as_summary(conversation: Conversation) -> dict[str, Any]:
     }
 
 
+def as_list_row(conversation: Any) -> dict[str, Any]:
+    """Expects ``conversations.listed``."""
+    return {**as_summary(conversation), "is_answering": conversation.is_answering}
+
+
 END_COLUMNS = (
     *("state", "reason", "model", "server_name", "first_token_ms", "duration_ms"),
     *("prompt_tokens", "completion_tokens", "tokens_per_second"),

@@ -1,7 +1,7 @@
 """Reading an answer while it is written, from any offset: in this process from memory, else from the database."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ class Ended:
     end: dict[str, Any]
 
 
-async def watch(answer_id: int, offsets: dict[str, int]) -> AsyncIterator[Chunk | Ended]:
+async def watch(answer_id: int, offsets: dict[str, int]) -> AsyncGenerator[Chunk | Ended, None]:
     """What follows ``offsets`` (by track) until the answer's end. Whoever asks has been found to own the answer.
 
     It is pulled: nothing is kept for a reader who is slow. Raises NotFound when the answer was deleted.
@@ -53,7 +53,7 @@ async def watch(answer_id: int, offsets: dict[str, int]) -> AsyncIterator[Chunk 
             await asyncio.sleep(PACE_SECONDS)
 
 
-async def _from_memory(generation: Generation, at: dict[str, int]) -> AsyncIterator[Chunk | Ended]:
+async def _from_memory(generation: Generation, at: dict[str, int]) -> AsyncGenerator[Chunk | Ended, None]:
     tracks = {"reasoning": generation.reasoning, "content": generation.content}
     while True:
         news = generation.news()
@@ -68,7 +68,7 @@ async def _from_memory(generation: Generation, at: dict[str, int]) -> AsyncItera
             await news.wait()
 
 
-async def _from_database(answer_id: int, at: dict[str, int]) -> AsyncIterator[Chunk | Ended]:
+async def _from_database(answer_id: int, at: dict[str, int]) -> AsyncGenerator[Chunk | Ended, None]:
     while True:
         row = await database_sync_to_async(_read, thread_sensitive=False)(answer_id, dict(at))
         chunks = [_chunk(name, at[name], row[f"{name}_part"]) for name in TRACKS if row[f"{name}_part"]]

@@ -56,6 +56,12 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-deploy-log": {"GET": VIEWER},
     "instance-logs": {"GET": VIEWER},
     "instance-logs-download": {"GET": VIEWER},
+    "chat_services": {"GET": VIEWER},
+    "conversations": {"GET": VIEWER, "POST": VIEWER},
+    "conversation": {"GET": VIEWER, "PATCH": VIEWER, "DELETE": VIEWER},
+    "conversation_turns": {"GET": VIEWER},
+    "conversation_branch": {"PUT": VIEWER},
+    "conversation_export": {"GET": VIEWER},
     "chat_history": {"GET": VIEWER, "POST": VIEWER, "DELETE": VIEWER},
 }
 

@@ -18,7 +18,10 @@ MAY_IMPORT = {
 }
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
-EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
+EDGES = {
+    *("admin", "api", "urls", "serializers", "consumers", "logs_api", "conversation_api"),
+    *("tasks", "management", "pages"),
+}
 VERBS = {
     "deployments": [
         "alarms",
@@ -26,7 +29,10 @@ VERBS = {
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
-    "chat": ["history", "transcript", "models"],
+    "chat": [
+        *("history", "transcript", "models", "conversations", "threads", "parameters", "exports", "completion"),
+        *("generation", "watching", "rooms", "service_choices"),
+    ],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }
 

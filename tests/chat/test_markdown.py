@@ -51,8 +51,8 @@ RENDER = """async (attacks) => {
   globalThis.booms = 0;
   globalThis.boom = () => { globalThis.booms += 1; };
   const found = [];
-  const allowed = new Set(("a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s strong table tbody td th thead "
-    + "tr ul div span button").split(" "));
+  const allowed = new Set(("a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s strong table tbody td th "
+    + "thead tr ul div span button").split(" "));
   const attributes = new Set("href title class start target rel tabindex aria-label type".split(" "));
   for (const attack of attacks) {
     const box = document.createElement("div");
