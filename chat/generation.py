@@ -28,6 +28,7 @@ from infini.errors import InfiniError
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # how soon a stop by another process, or a deleted conversation, is noticed
+SETTLE_SECONDS = 5.0  # who is told of an end may ask on at once, so it is stored first
 PERSON_MOST = 8  # answers one person may have written at once by this process
 
 
@@ -116,7 +117,7 @@ class Generation:
             transcript.model = self.model
             transcript.figures = self._figures()
             transcript.end(state, reason)
-        await transcript.settled()
+        await transcript.settled(SETTLE_SECONDS)
         self.end = {"state": state.value, "reason": reason, **transcript.figures, **self._said()}
         del _running[self.answer_id]
         self._tell()

@@ -82,9 +82,9 @@ class Transcript:
             self._begun.set()
             self._ended.set()
 
-    async def settled(self) -> None:
-        """Wait, for a moment at most, until the end is stored."""
-        await asyncio.wait({self._task}, timeout=SETTLE_SECONDS)
+    async def settled(self, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait, for ``seconds`` at most, until the end is stored."""
+        await asyncio.wait({self._task}, timeout=seconds)
 
     async def _keep_saving(self) -> None:
         failures = 0

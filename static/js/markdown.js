@@ -11,6 +11,7 @@ const CLEAN = {
   ALLOWED_ATTR: ["href", "title", "class", "start", "target", "rel"],
   ALLOW_DATA_ATTR: false,
   ALLOWED_URI_REGEXP: LINKS,
+  ADD_URI_SAFE_ATTR: ["target", "rel", "start"], // else their values too would have to look like links
   RETURN_DOM_FRAGMENT: true,
 };
 const CLEAN_CODE = { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_DATA_ATTR: false, RETURN_DOM_FRAGMENT: true };
