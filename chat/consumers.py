@@ -10,13 +10,14 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.db import transaction
 from django.db.models import Max
 from django.urls import re_path
 from django.utils.translation import gettext as _
 
 from chat import conversations, generation, rooms
 from chat.admission import PERMISSION
-from chat.asking import door_to
+from chat.asking import Door, door_to
 from chat.conversations import Asked
 from chat.frames import Window, frame_of, id_in, needed_id, ref_of
 from chat.models import Conversation, Message, MessageState
@@ -96,24 +97,27 @@ class ChatSocket(AsyncWebsocketConsumer):
     # What a page asks for.
 
     async def _send_question(self, frame: dict[str, Any]) -> None:
-        ref = ref_of(frame)
         conversation_id = id_in(frame, "conversation")
         service_id = await self._service_of(frame, conversation_id)
         door = await door_to(user_id=self._user_id, service_id=service_id)
         generation.check_room_for(self._user_id)
         if conversation_id is None:
-            conversation = await _db(_begun)(self._user_id, service_id, frame)
-            conversation_id = conversation.pk
-            followed = self._follow(conversation_id, last_id=0)
-            await self._say({"type": "created", "conversation": as_summary(conversation)}, ref)
+            asked, fields = await _db(_begun)(self._user_id, service_id, frame)
+            conversation_id = asked.conversation.pk
+            self._follow(conversation_id, last_id=0)
+            await self._say({"type": "created", "conversation": as_summary(asked.conversation)}, ref_of(frame))
+            self._generate(door, asked, fields, ref_of(frame))
         else:
             followed = await self._joined(conversation_id)
-        async with followed.lock:
-            asked, fields = await _db(_asked)(self._user_id, conversation_id, frame)
-            self._refs |= {asked.question_id: ref, asked.answer_id: ref}
-            who = {"conversation_id": conversation_id, "user_id": self._user_id}
-            generation.generate(door, answer_id=asked.answer_id, fields=fields, **who)
+            async with followed.lock:  # nobody is told of the question before we know it as ours
+                asked, fields = await _db(_asked)(self._user_id, conversation_id, frame)
+                self._generate(door, asked, fields, ref_of(frame))
         rooms.changed(conversation_id)
+
+    def _generate(self, door: Door, asked: Asked, fields: dict[str, Any], ref: str) -> None:
+        self._refs |= {asked.question_id: ref, asked.answer_id: ref}
+        who = {"conversation_id": asked.conversation.pk, "user_id": self._user_id}
+        generation.generate(door, answer_id=asked.answer_id, fields=fields, **who)
 
     async def _service_of(self, frame: dict[str, Any], conversation_id: int | None) -> int:
         if conversation_id is not None:
@@ -297,14 +301,16 @@ def _is_permitted(scope: dict[str, Any], user_id: int) -> bool:
     return user is not None and user.pk == user_id and user.has_perm(PERMISSION)
 
 
-def _begun(user_id: int, service_id: int, frame: dict[str, Any]) -> Conversation:
+def _begun(user_id: int, service_id: int, frame: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:
+    """Begins a conversation with its first question, or nothing at all."""
     prompt = frame.get("system_prompt", "")
     if not isinstance(prompt, str):
         raise Invalid(_("system_prompt must be text."))
-    made = conversations.begin(
-        user_id=user_id, service_id=service_id, system_prompt=prompt, parameters=frame.get("parameters")
-    )
-    return conversations.own(user_id=user_id, conversation_id=made.pk)
+    with transaction.atomic():
+        made = conversations.begin(
+            user_id=user_id, service_id=service_id, system_prompt=prompt, parameters=frame.get("parameters")
+        )
+        return _asked(user_id, made.pk, frame)
 
 
 def _asked(user_id: int, conversation_id: int, frame: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 
@@ -22,9 +22,15 @@ def _item(title: Any, icon: str, page: str, permission: str | None = None) -> di
     return item | {"permission": _may(permission)} if permission else item
 
 
-def _page(title: Any, icon: str, name: str, permission: str) -> dict[str, Any]:
-    """A page of our own, beside the admin's."""
-    return {"title": title, "icon": icon, "link": reverse_lazy(name), "permission": _may(permission)}
+def _page(title: Any, icon: str, name: str, permission: str, *, but: str = "") -> dict[str, Any]:
+    """A page of our own, beside the admin's, with all below it, except what is below the page named ``but``."""
+
+    def active(request: HttpRequest) -> bool:
+        elsewhere = bool(but) and request.path.startswith(reverse(but))
+        return request.path.startswith(reverse(name)) and not elsewhere
+
+    shown = {"title": title, "icon": icon, "link": reverse_lazy(name), "active": active}
+    return shown | {"permission": _may(permission)}
 
 
 def _list(title: Any, icon: str, app: str, model: str) -> dict[str, Any]:
@@ -55,7 +61,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
         {
             "title": _("Chat"),
             "items": [
-                _page(_("Chat"), "forum", "chat", "chat.use_chat"),
+                _page(_("Chat"), "forum", "chat", "chat.use_chat", but="chat_compare"),
                 _page(_("Compare"), "compare", "chat_compare", "chat.use_chat"),
             ],
         },

@@ -203,6 +203,12 @@ document.addEventListener("click", (event) => {
   if (!event.target.closest("#chat-menu")) byId("chat-menu").open = false;
 });
 
+byId("chat-menu").addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  byId("chat-menu").open = false;
+  byId("chat-menu").querySelector("summary").focus();
+});
+
 keepLooking(refresh);
 show(data.conversation, data.turns, data.more);
 byId("chat").setAttribute("data-ready", "");

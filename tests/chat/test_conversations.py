@@ -294,3 +294,10 @@ def test_pages_are_for_the_person_alone(
     assert "secret" in page and "<script>alert(1)" not in page
     button = client.get(f"/admin/chat/service/{service.pk}/")
     assert (button.status_code, button["Location"]) == (302, f"/admin/chat/conversation/{only().pk}/")
+
+
+def test_the_menu_marks_the_page_one_is_on(client: Any, operator: User) -> None:
+    client.force_login(operator)
+    for path, marked in (("", "Chat"), ("compare/", "Compare")):
+        groups = client.get(f"/admin/chat/conversation/{path}").context["sidebar_navigation"]
+        assert [str(item["title"]) for group in groups for item in group["items"] if item["active"]] == [marked]
