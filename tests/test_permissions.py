@@ -56,6 +56,10 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-deploy-log": {"GET": VIEWER},
     "instance-logs": {"GET": VIEWER},
     "instance-logs-download": {"GET": VIEWER},
+    "endpoints": {"GET": VIEWER, "POST": ADMINISTRATOR},
+    "endpoint": {"GET": VIEWER, "PUT": ADMINISTRATOR, "PATCH": ADMINISTRATOR, "DELETE": ADMINISTRATOR},
+    "service-traffic": {"GET": VIEWER, "PUT": OPERATOR, "DELETE": OPERATOR},
+    "usage": {"GET": NO_ROLE},
     "chat_history": {"GET": VIEWER, "POST": VIEWER, "DELETE": VIEWER},
 }
 

@@ -18,7 +18,21 @@ MAY_IMPORT = {
 }
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
-EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
+EDGES = {
+    "admin",
+    "api",
+    "urls",
+    "serializers",
+    "consumers",
+    "logs_api",
+    "gateway_api",
+    "usage_page",
+    "gateway",
+    "serving",
+    "tasks",
+    "management",
+    "pages",
+}
 VERBS = {
     "deployments": [
         "alarms",
@@ -26,8 +40,33 @@ VERBS = {
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
-    "chat": ["history", "transcript", "models"],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
+    "chat": [
+        *(
+            "history",
+            "transcript",
+            "models",
+            "usage",
+            "book",
+            "metering",
+            "endpoints",
+            "addresses",
+            "balance",
+            "capacity",
+        ),
+        *("limits", "shared_limits", "callers", "targets", "directory", "upstream", "wire", "exchange", "asking"),
+    ],
+    "infini": [
+        "events",
+        "keys",
+        "key_rules",
+        "records",
+        "roles",
+        "models",
+        "errors",
+        "fields",
+        "alerts",
+        "alert_delivery",
+    ],
 }
 
 

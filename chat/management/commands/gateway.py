@@ -11,7 +11,9 @@ from chat.serving import serve
 
 
 class Command(BaseCommand):
-    help = "Run the gateway alone: OpenAI's paths under /v1 and the completions of services, many times faster than web."
+    help = (
+        "Run the gateway alone: OpenAI's paths under /v1 and the completions of services, many times faster than web."
+    )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
