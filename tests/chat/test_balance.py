@@ -40,6 +40,8 @@ def test_a_breaker_opens_tries_once_and_closes(monkeypatch: pytest.MonkeyPatch) 
         fail(balance, bad)
     assert balance.choose([bad, good]) == good and balance.choose([bad]) == bad, "alone it is asked all the same"
     now += 2.1
+    with balance.held(good):
+        pass
     assert balance.choose([bad, good]) == bad, "its turn to be tried"
     with balance.held(bad):
         assert balance.choose([bad, good]) == good, "with one request only"

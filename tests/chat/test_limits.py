@@ -141,6 +141,7 @@ async def test_timeouts_of_a_services_own(site: Site, gateway: Gateway, case: Ca
     status, error, _ = await ask(gateway.url, key, silent)
     assert (status, error["code"]) == (504, "upstream_timeout") and time.monotonic() - began < 0.9
     site.do("traffic", service_id=endless.service_id, total_seconds=0.3)
+    await asyncio.sleep(1.0)
     headers = {"Authorization": f"Bearer {key}"}
     body = {**ASK, "model": endless.model, "stream": True}
     async with (
