@@ -107,7 +107,7 @@ def test_a_database_that_refuses_loses_nothing_and_memory_is_bounded(monkeypatch
     book = Book()
     monkeypatch.setattr(book_module, "ENTRIES_MOST", 3)
     for number in range(5):
-        book.ended(None, entry(key_id=9, user_id=number))  # type: ignore[arg-type]
+        book.ended(None, entry(key_id=9, user_id=number, at=datetime.now(UTC)))  # type: ignore[arg-type]
     assert book.unstored_tokens(9) == 45
     with monkeypatch.context() as broken:
         broken.setattr(usage, "store", lambda entries: (_ for _ in ()).throw(AnyDatabaseError("locked")))
