@@ -28,10 +28,9 @@ OLDEST_SECONDS = 0.9
 IDLE_SECONDS = 20.0
 # How long requests go on from memory when the database does not answer: nobody can revoke anything either.
 BLIND_SECONDS = 30.0
-# A reading begun so shortly before is new enough for one who is about to be refused; so many may ask a second,
-# or a flood of wrong keys would be a flood of readings.
-_JUST_NOW_SECONDS = 0.005
-_LOOKS_PER_SECOND = 20
+# Who is about to be refused waits for a new reading, and so may many for the same one: a flood of wrong keys is no
+# flood of readings.
+LOOK_AGAIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ class Directory:
         self._known: Knowledge | None = None
         self._read_at = float("-inf")  # when the reading now known began
         self._asked_at = 0.0
-        self._looked_at = 0.0
+        self._tried_at = float("-inf")
         self._reading: asyncio.Task[None] | None = None
         self._refresher: asyncio.Task[None] | None = None
 
@@ -74,14 +73,13 @@ class Directory:
     async def newest(self) -> Knowledge:
         """The same, read after this call: for who would otherwise be refused for what is not known."""
         asked = time.monotonic()
-        self._looked_at = max(self._looked_at, asked - 1.0)
-        if self._looked_at > asked:
-            return await self.current()
-        self._looked_at += 1.0 / _LOOKS_PER_SECOND
-        while self._read_at < asked - _JUST_NOW_SECONDS:
-            before = self._read_at
+        while self._read_at < asked:
+            pause = self._tried_at + LOOK_AGAIN_SECONDS - time.monotonic()
+            if pause > 0 and (self._reading is None or self._reading.done()):
+                await asyncio.sleep(pause)
+            before = self._tried_at
             await self._read_again()
-            if self._read_at == before:
+            if self._tried_at > before and self._read_at < self._tried_at:
                 break  # the database does not answer
         return await self.current()
 
@@ -97,7 +95,7 @@ class Directory:
         await asyncio.shield(self._reading)
 
     async def _read(self) -> None:
-        began = time.monotonic()
+        began = self._tried_at = time.monotonic()
         try:
             known = await database_sync_to_async(self._from_database, thread_sensitive=False)()
         except AnyDatabaseError as error:

@@ -72,7 +72,7 @@ def _least_busy(targets: Sequence[Target]) -> Target:
 
 async def _models(caller: Caller, route: Route) -> bytes:
     """The models that can be asked now and that the caller's key is for: all of them, or the one named."""
-    known = await directory().current()
+    known = await directory().newest()
     names = {
         target.public_name: None
         for targets in known.by_name.values()

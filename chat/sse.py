@@ -44,18 +44,25 @@ class EventReader:
         if self.pieces and not self._rest and not self._reads_texts and self._tells_nothing(chunk):
             return chunk
         searched = max(0, len(self._rest) - _LONGEST_END)
-        self._rest += chunk
-        begin = 0
+        if self._rest:
+            self._rest += chunk
+            ended = _EVENT_END.search(self._rest, searched)
+            chunk = bytes(self._rest) if ended or len(self._rest) > EVENT_MAX_BYTES else b""
+            if not chunk:
+                return b""
+        begin = kept_from = 0
         kept: list[bytes] = []
-        for end in _EVENT_END.finditer(self._rest, searched):
-            if self._read(bytes(self._rest[begin : end.start()])):
-                kept.append(bytes(self._rest[begin : end.end()]))
+        for end in _EVENT_END.finditer(chunk, searched):
+            if not self._read(chunk[begin : end.start()]):
+                kept.append(chunk[kept_from:begin])
+                kept_from = end.end()
             begin = end.end()
             if self.done or self.error:
                 break
-        if not (self.done or self.error) and len(self._rest) - begin > EVENT_MAX_BYTES:
+        if not (self.done or self.error) and len(chunk) - begin > EVENT_MAX_BYTES:
             raise bad_gateway(f"The model server sent an event of more than {EVENT_MAX_BYTES} bytes.")
-        del self._rest[:begin]
+        self._rest = bytearray(chunk[begin:])
+        kept.append(chunk[kept_from:begin])
         return b"".join(kept)
 
     def last_words(self) -> bytes:
@@ -84,6 +91,9 @@ class EventReader:
 
     def _read(self, event: bytes) -> bool:
         """Understand one event; whether it is for the client."""
+        if self.pieces and not self._reads_texts and _is_plain(event):
+            self.pieces += 1
+            return True
         data = _data_of(event)
         if not data:
             return True
@@ -125,6 +135,11 @@ class EventReader:
                 self._texts.append(text)
             self.finished = self.finished or bool(choice.get("finish_reason"))
         return any(value for name, value in parts.items() if name != "role")
+
+
+def _is_plain(event: bytes) -> bool:
+    """Whether an event is an object with nothing in it that concerns us."""
+    return event.startswith(b"data: {") and event.endswith(b"}") and not _TELLING.search(event) and b"\n" not in event
 
 
 def split_events(block: bytes) -> list[dict[str, Any]]:

@@ -95,6 +95,7 @@ class Connection(asyncio.Protocol):
         self._begun = False
         self._paused = False
         self._keeps = False
+        self._stray = False
         self._error: Exception | None = None
         self._inflate: Any = None
         self._due = 0.0
@@ -216,6 +217,19 @@ class Connection(asyncio.Protocol):
             self._fail(NotHttp())
         except (httptools.HttpParserError, zlib.error):
             self._fail(NotHttp())
+        if self._body:
+            self._came()
+
+    def _came(self) -> None:
+        """A piece of the body is there, for whoever waits; the next one is due from now on."""
+        self._due = min(self.loop.time() + self._idle, self._end)
+        if not self._begun:
+            self._begun = True
+            self._arm()
+        if self._held > _PAUSE_AT_BYTES and not self._paused and self.alive:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
 
     def eof_received(self) -> bool:
         self.alive = False
@@ -236,7 +250,12 @@ class Connection(asyncio.Protocol):
 
     # The parser's side
 
+    def on_message_begin(self) -> None:
+        self._stray = self.complete  # an answer nobody asked for: dropped, and the connection with it
+
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._stray:
+            return
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > HEAD_MAX_BYTES:
             self._fail(NotHttp())
@@ -245,6 +264,9 @@ class Connection(asyncio.Protocol):
         self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
+        if self._stray:
+            self._keeps = False
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return
@@ -255,22 +277,18 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def on_body(self, body: bytes) -> None:
+        if self._stray:
+            return
         if self._inflate:
             body = self._inflate.decompress(body)
             if not body:
                 return
-        self._due = min(self.loop.time() + self._idle, self._end)
-        if not self._begun:
-            self._begun = True
-            self._arm()
         self._body.append(body)
         self._held += len(body)
-        if self._held > _PAUSE_AT_BYTES and not self._paused and self.alive:
-            self._paused = True
-            self.transport.pause_reading()
-        self._wake()
 
     def on_message_complete(self) -> None:
+        if self._stray:
+            return
         if self.status < 200:  # "100 Continue" and its like come before the answer
             self.headers.clear()
             return

@@ -55,6 +55,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 _list(_("Services"), "deployed_code", "deployments", "service"),
                 _list(_("Models"), "smart_toy", "inventory", "aimodel"),
+                _list(_("Endpoints"), "cloud", "chat", "endpoint"),
+                _list(_("Traffic rules"), "traffic", "chat", "trafficrule"),
                 _list(_("Operations"), "published_with_changes", "deployments", "operation"),
             ],
         },
@@ -70,6 +72,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 _list(_("Alerts"), "notifications", "infini", "alert"),
                 _list(_("Timeline"), "timeline", "infini", "event"),
+                {"title": _("Usage"), "icon": "bar_chart", "link": reverse_lazy("usage_page")},
             ],
         },
         {

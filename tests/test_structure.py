@@ -19,8 +19,20 @@ MAY_IMPORT = {
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
 EDGES = {
-    *("admin", "api", "urls", "serializers", "consumers", "logs_api", "conversation_api"),
-    *("tasks", "management", "pages"),
+    "admin",
+    "api",
+    "urls",
+    "serializers",
+    "consumers",
+    "logs_api",
+    "gateway_api",
+    "conversation_api",
+    "usage_page",
+    "gateway",
+    "serving",
+    "tasks",
+    "management",
+    "pages",
 }
 VERBS = {
     "deployments": [
@@ -30,10 +42,33 @@ VERBS = {
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
     "chat": [
-        *("history", "transcript", "models", "conversations", "threads", "parameters", "exports", "completion"),
-        *("generation", "watching", "rooms", "service_choices"),
+        *(
+            "history",
+            "transcript",
+            "models",
+            "usage",
+            "book",
+            "metering",
+            "endpoints",
+            "addresses",
+            "balance",
+            "capacity",
+        ),
+        *("conversations", "threads", "parameters", "exports", "completion", "generation", "watching", "rooms"),
+        *("limits", "shared_limits", "callers", "targets", "directory", "upstream", "wire", "exchange", "asking"),
     ],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
+    "infini": [
+        "events",
+        "keys",
+        "key_rules",
+        "records",
+        "roles",
+        "models",
+        "errors",
+        "fields",
+        "alerts",
+        "alert_delivery",
+    ],
 }
 
 
