@@ -138,8 +138,18 @@ function remember() {
   history.replaceState(null, "", `${data.compare_url}?services=${services}&conversations=${ids}`);
 }
 
+document.querySelector(".compare-tabs").addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!step) return;
+  const now = panes.findIndex((pane) => pane.tab === document.activeElement);
+  const next = panes[(now + step + panes.length) % panes.length];
+  showTab(next.number);
+  next.tab.focus();
+});
+
 function showTab(number) {
   for (const pane of panes) {
+    pane.tab.tabIndex = pane.number === number ? 0 : -1;
     pane.box.toggleAttribute("data-shown", pane.number === number);
     pane.tab.setAttribute("aria-selected", String(pane.number === number));
     pane.thread.toTheEnd();

@@ -182,7 +182,13 @@ async def test_regenerate_edit_and_choose(site: Site, case: Callable[..., Case])
         await page.say(type="send", conversation=conversation, content="two", parent=None, ref="edit")
         edited = await page.got("start", ref="edit")
         await page.got("done", answer=edited["answer"])
+        await page.say(type="history", conversation=conversation, ref="history")
+        told = await page.got("history", ref="history")
+        await page.say(type="leave", conversation=conversation)
+        await page.say(type="join", conversation=conversation, ref="back")
+        assert (await page.got("status", ref="back"))["conversation"]["head"] == edited["answer"]
     shown = await turns(site, conversation)
+    assert (told["turns"], told["more"]) == (shown, False)
     assert [turn["content"] for turn in shown] == ["two", TEXT]
     assert shown[0]["siblings"] == [question, shown[0]["id"]]
     assert [m["content"] for m in json.loads(good.seen.bodies[-1])["messages"]] == ["two"]
