@@ -58,7 +58,7 @@ class ChatSocket(AsyncWebsocketConsumer):
         self._followed: dict[int, Followed] = {}
         self._watched: dict[int, tuple[int, asyncio.Task[None]]] = {}  # by answer: its conversation and the task
         self._refs: dict[int, str] = {}  # of questions and answers this socket asked for
-        self._look_again = asyncio.create_task(self._keep_looking())
+        self._look_again = asyncio.create_task(self._guarded(self._keep_looking()))
         if not await self._may():
             await self._refuse()
 

@@ -6,10 +6,9 @@ from django.utils.translation import gettext as _
 def page_texts() -> dict[str, str]:
     return {
         "again": _("Answer again"),
+        "answer": _("Answer"),
         "answering": _("An answer is being written."),
         "approximate": _("The model server counts no tokens; reckoned from the pieces it sent."),
-        "attempts": _("Answers"),
-        "broken": _("The connection ended before the answer was complete."),
         "branch_next": _("Next branch"),
         "branch_previous": _("Previous branch"),
         "cancel": _("Cancel"),
@@ -41,6 +40,7 @@ def page_texts() -> dict[str, str]:
         "stopped": _("Stopped"),
         "system": _("System"),
         "today": _("Today"),
+        "tokens": _("%s tokens read, %s written"),
         "total": _("Whole answer"),
         "untitled": _("New chat"),
         "unreachable": _("The site cannot be reached. Check your connection and try again."),

@@ -332,7 +332,7 @@ function button(what, label, className) {
 function whoSaid(turn) {
   if (turn.role === "user") return texts.you;
   if (turn.role === "system") return texts.system;
-  return turn.model || texts.attempts;
+  return turn.model || texts.answer;
 }
 
 export function milliseconds(value) {
@@ -360,5 +360,5 @@ function figuresOf(turn) {
 }
 
 function tokensOf(turn) {
-  return `${turn.prompt_tokens ?? "–"} + ${turn.completion_tokens} tokens`;
+  return fill(texts.tokens, turn.prompt_tokens ?? "–", turn.completion_tokens);
 }
