@@ -20,7 +20,7 @@ from chat.admission import PERMISSION
 from chat.asking import Door, door_to
 from chat.conversations import Asked
 from chat.frames import Window, frame_of, id_in, needed_id, ref_of
-from chat.models import Conversation, Message, MessageState
+from chat.models import Conversation, Message, MessageState, Role
 from chat.refusals import Refusal
 from chat.threads import as_summary, as_turn, context_of, shown_turns, tree_of
 from chat.watching import TRACKS, Ended, watch
@@ -212,11 +212,14 @@ class ChatSocket(AsyncWebsocketConsumer):
         await self._say_status(followed, conversation)
 
     async def _tell_turn(self, followed: Followed, turn: dict[str, Any]) -> None:
+        """An answer that is being written, or that was asked for here, however soon it ended, is shown as it comes."""
+        is_ours = turn["id"] in self._refs
         ref = self._refs.pop(turn["id"], "")
-        if turn["state"] != MessageState.STREAMING:
+        streaming = MessageState.STREAMING.value
+        if turn["role"] != Role.ASSISTANT or not (is_ours or turn["state"] == streaming):
             await self._say({"type": "message", "conversation": followed.conversation_id, "turn": turn}, ref)
             return
-        turn |= {"content": "", "reasoning": "", "length": 0, "reasoning_length": 0}
+        turn |= {"content": "", "reasoning": "", "state": streaming, "reason": "", "length": 0, "reasoning_length": 0}
         told = {"conversation": followed.conversation_id, "answer": turn["id"], "turn": turn}
         await self._say({"type": "start", **told}, ref)
         self._watch(followed.conversation_id, turn["id"], dict.fromkeys(TRACKS, 0))

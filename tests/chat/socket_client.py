@@ -44,14 +44,20 @@ class ChatClient:
 
     async def got(self, kind: str, seconds: float = 10, **wanted: Any) -> dict[str, Any]:
         """The first frame of this type with these values, now or soon."""
-        async with asyncio.timeout(seconds):
-            while True:
-                for frame in self.frames:
-                    if frame["type"] == kind and all(frame.get(name) == value for name, value in wanted.items()):
-                        return frame
-                assert self.close_code is None, f"closed with {self.close_code} after {self.frames}"
-                self._news.clear()
-                await self._news.wait()
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._found(kind, wanted)
+        except TimeoutError:
+            raise AssertionError(f"no {kind} {wanted} among {self.frames}") from None
+
+    async def _found(self, kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        while True:
+            for frame in self.frames:
+                if frame["type"] == kind and all(frame.get(name) == value for name, value in wanted.items()):
+                    return frame
+            assert self.close_code is None, f"closed with {self.close_code} after {self.frames}"
+            self._news.clear()
+            await self._news.wait()
 
     async def ask(self, service_id: int, content: str = "Hi", **more: Any) -> dict[str, Any]:
         """Begin a conversation; the ``start`` frame."""

@@ -213,6 +213,14 @@ async def test_a_failure_is_told_and_left_out_of_the_next_question(site: Site, c
     assert [m["content"] for m in json.loads(cut.seen.bodies[1])["messages"]] == ["next"]
 
 
+async def test_an_answer_that_fails_at_once_is_told_like_any_other(site: Site, case: Callable[..., Case]) -> None:
+    refuses = case("refuses")
+    async with ChatClient(site) as page:
+        for number in range(5):
+            start = await page.ask(refuses.service_id, f"q{number}")
+            assert "too many tokens" in (await page.got("error", answer=start["answer"]))["message"]
+
+
 async def test_what_cannot_be_asked(site: Site, case: Callable[..., Case]) -> None:
     waits, down = case("waits"), case("good")
     site.do("stop", service_id=down.service_id)
