@@ -74,7 +74,7 @@ class EndpointDetail(generics.RetrieveUpdateDestroyAPIView):
     queryset = Endpoint.objects.select_related("model")
 
     def perform_destroy(self, endpoint: Endpoint) -> None:
-        records.remove(endpoint, by=self.request.user)  # type: ignore[arg-type]
+        records.remove(endpoint, by=self.request.user)
 
 
 class TrafficSerializer(VersionedSerializer):
@@ -99,10 +99,9 @@ class ServiceTraffic(APIView):
         rule = self._rule(pk)
         given = TrafficSerializer(rule, data=request.data, partial=True, context={"request": request})
         given.is_valid(raise_exception=True)
-        given.validated_data.pop("version", None) if rule is None else None
         if rule is None:
             values = {name: value for name, value in given.validated_data.items() if name != "version"}
-            rule = records.create(TrafficRule(service_id=pk, **values), by=request.user)  # type: ignore[arg-type]
+            rule = records.create(TrafficRule(service_id=pk, **values), by=request.user)
         else:
             rule = given.save()
         return Response(TrafficSerializer(rule).data)
@@ -113,7 +112,7 @@ class ServiceTraffic(APIView):
         rule = self._rule(pk)
         if rule is None:
             raise Http404
-        records.remove(rule, by=request.user)  # type: ignore[arg-type]
+        records.remove(rule, by=request.user)
         return Response(status=204)
 
     def _rule(self, pk: int) -> TrafficRule | None:
@@ -187,9 +186,9 @@ class _Line:
 def _csv_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     writer = csv.writer(_Line())
     if rows:
-        yield writer.writerow(list(rows[0]))  # type: ignore[misc]
+        yield writer.writerow(list(rows[0]))
     for row in rows:
-        yield writer.writerow([_harmless(value) for value in row.values()])  # type: ignore[misc]
+        yield writer.writerow([_harmless(value) for value in row.values()])
 
 
 def _harmless(value: Any) -> Any:
