@@ -90,14 +90,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 
 
-def summed_by(group: str, *, first: Any, last: Any, user_id: int | None = None) -> list[dict[str, Any]]:
-    """Sums from day ``first`` to ``last`` (both included) by one of ``GROUPS``; of one user, or of all.
+def summed_by(
+    group: str, *, first: Any, last: Any, user_id: int | None = None, service_id: int | None = None
+) -> list[dict[str, Any]]:
+    """Sums from day ``first`` to ``last`` (both included) by one of ``GROUPS``; of one user or service, or of all.
 
     Most tokens first, days in order. One query.
     """
     rows = UsageDay.objects.filter(day__gte=first, day__lte=last)
     if user_id is not None:
         rows = rows.filter(user_id=user_id)
+    if service_id is not None:
+        rows = rows.filter(service_id=service_id)
     columns = GROUPS[group]
     found = rows.order_by().values(*columns).annotate(**{f"sum_{name}": Sum(name) for name in _SUMS})
     tidy = [_tidy(row, columns) for row in found]

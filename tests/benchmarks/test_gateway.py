@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -23,8 +24,9 @@ from typing import Any
 
 import psutil
 import pytest
+import requests
 
-from tests.benchmarks.conftest import Table
+from tests.benchmarks.conftest import Table, milliseconds
 from tests.benchmarks.loads import Figures, measure
 from tests.chat.site import Gateway, Site, start_gateway, start_site
 
@@ -203,6 +205,42 @@ def test_open_streams(site: Site, gateway: Gateway, servers: list[Server], table
     table.add("memory each", f"{(highest - before) / 1000 / 1000:.1f} kB", "", "60 kB")
     assert found.right >= 1000 and not found.wrong
     assert (highest - before) / 1000 < 60_000
+
+
+MILLION = """
+INSERT INTO chat_usage (at, user_id, user_name, key_id, key_name, service_id, endpoint_id, service_name, instance, model,
+  path, streamed, prompt_tokens, completion_tokens, estimated, first_token_ms, duration_ms, outcome)
+WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999)
+SELECT datetime('now', '-' || (i % 89) || ' days'), i % 200, 'user', i % 500, 'key', i % 50, 0, 'service', 'x',
+  'm' || i % 50,
+  'chat', 1, 100, 50, 0, 80, 900, 'complete' FROM n
+"""
+SUMS = """
+INSERT INTO chat_usageday (day, user_id, user_name, key_id, key_name, service_id, endpoint_id, service_name, model,
+  requests, cancelled, failed, estimated, prompt_tokens, completion_tokens, first_token_ms, first_tokens,
+  duration_ms)
+SELECT date(at), user_id, 'user', key_id, 'key', service_id, 0, 'service', model, count(*), 0, 0, 0, sum(prompt_tokens),
+  sum(completion_tokens), sum(first_token_ms), count(*), sum(duration_ms) FROM chat_usage GROUP BY 1, 2, 4, 6, 9
+"""
+
+
+def test_a_million_requests_listed(site: Site, table: Table) -> None:
+    """The page of usage over a million requests"""
+    database = sqlite3.connect(Path(site.environment["INFINI_DATA_DIR"]) / "infini.sqlite3")
+    with database:
+        database.execute(MILLION)
+        database.execute(SUMS)
+    database.close()
+    session = requests.Session()
+    session.headers |= site.bearer("operator")
+    for query in ("by=model", "by=key", "by=user", "by=day"):
+        taken = milliseconds(lambda query=query: session.get(f"{site.url}/api/usage?{query}", timeout=30), 10)
+        table.add(f"/api/usage?{query}", f"{statistics.median(taken):.0f} ms", "", "200 ms")
+        assert statistics.median(taken) < 200
+    session.cookies.update(site.session_cookie("operator"))
+    taken = milliseconds(lambda: session.get(f"{site.url}/admin/chat/usage/", timeout=30), 10)
+    table.add("/admin/chat/usage/", f"{statistics.median(taken):.0f} ms", "", "200 ms")
+    assert statistics.median(taken) < 200
 
 
 def test_against_peers(tmp_path: Path) -> None:
