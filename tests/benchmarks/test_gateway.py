@@ -208,12 +208,11 @@ def test_open_streams(site: Site, gateway: Gateway, servers: list[Server], table
 
 
 MILLION = """
-INSERT INTO chat_usage (at, user_id, user_name, key_id, key_name, service_id, endpoint_id, service_name, instance, model,
-  path, streamed, prompt_tokens, completion_tokens, estimated, first_token_ms, duration_ms, outcome)
+INSERT INTO chat_usage (at, user_id, user_name, key_id, key_name, service_id, endpoint_id, service_name, instance,
+  model, path, streamed, prompt_tokens, completion_tokens, estimated, first_token_ms, duration_ms, outcome)
 WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 999999)
 SELECT datetime('now', '-' || (i % 89) || ' days'), i % 200, 'user', i % 500, 'key', i % 50, 0, 'service', 'x',
-  'm' || i % 50,
-  'chat', 1, 100, 50, 0, 80, 900, 'complete' FROM n
+  'm' || i % 50, 'chat', 1, 100, 50, 0, 80, 900, 'complete' FROM n
 """
 SUMS = """
 INSERT INTO chat_usageday (day, user_id, user_name, key_id, key_name, service_id, endpoint_id, service_name, model,
