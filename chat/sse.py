@@ -56,13 +56,18 @@ class EventReader:
                 return b""
         begin = kept_from = 0
         kept: list[bytes] = []
+        wait_for_piece = not (self.pieces or self._reads_texts)  # with the first one the quick way is open
         for end in _EVENT_END.finditer(chunk, searched):
             if not self._read(chunk[begin : end.start()]):
                 kept.append(chunk[kept_from:begin])
                 kept_from = end.end()
             begin = end.end()
-            if self.done or self.error:
+            if self.done or self.error or (wait_for_piece and self.pieces):
                 break
+        if wait_for_piece and self.pieces and not (self.done or self.error):
+            kept.append(chunk[kept_from:begin])
+            self._rest = bytearray()
+            return b"".join(kept) + self.feed(chunk[begin:])
         if not (self.done or self.error) and len(chunk) - begin > EVENT_MAX_BYTES:
             raise bad_gateway(f"The model server sent an event of more than {EVENT_MAX_BYTES} bytes.")
         self._rest = bytearray(chunk[begin:])
