@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
 
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -47,8 +48,8 @@ class EndpointSerializer(VersionedSerializer):
         ]
         read_only_fields = ["created_at"]
 
-    def get_key_set(self, endpoint: Endpoint) -> bool:
-        return bool(endpoint.key)
+    def get_key_set(self, endpoint: Any) -> bool:
+        return endpoint.has_key if hasattr(endpoint, "has_key") else bool(endpoint.key)
 
     def validate_name(self, name: str) -> str:
         clash = Endpoint.objects.filter(name__iexact=name)
@@ -65,7 +66,12 @@ class EndpointSerializer(VersionedSerializer):
 class EndpointList(generics.ListCreateAPIView):
     needs = crud_needs("chat", "endpoint")
     serializer_class = EndpointSerializer
-    queryset = Endpoint.objects.select_related("model")
+    # A list decrypts no key: one that cannot be read any more would take all others with it.
+    queryset = (
+        Endpoint.objects.select_related("model")
+        .defer("key")
+        .annotate(has_key=ExpressionWrapper(~Q(key=""), BooleanField()))
+    )
 
 
 class EndpointDetail(generics.RetrieveUpdateDestroyAPIView):
