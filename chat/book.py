@@ -18,7 +18,7 @@ from django.conf import settings
 from django.db import Error as AnyDatabaseError
 
 from chat import usage
-from chat.models import Usage
+from chat.usage import Entry
 
 if TYPE_CHECKING:
     from chat.metering import Meter
@@ -35,7 +35,7 @@ class Book:
     """This process's entries that are not stored yet, and the requests under way."""
 
     def __init__(self) -> None:
-        self._entries: list[Usage] = []
+        self._entries: list[Entry] = []
         self._open: set[Meter] = set()
         self._unstored: Counter[int] = Counter()  # tokens by key id
         self._dropped = 0
@@ -47,7 +47,7 @@ class Book:
     def opened(self, meter: "Meter") -> None:
         self._open.add(meter)
 
-    def ended(self, meter: "Meter", entry: Usage) -> None:
+    def ended(self, meter: "Meter", entry: Entry) -> None:
         """Take an entry; it is stored within a second."""
         self._open.discard(meter)
         if len(self._entries) >= ENTRIES_MOST:

@@ -137,7 +137,7 @@ def _who_may_chat() -> set[int]:
 
 
 def _people_mark() -> Any:
-    """Differs whenever a person came, went, was locked or unlocked, renamed, or given or taken rights."""
+    """Differs whenever a person came, went, was locked or unlocked, or was given or lost rights."""
     active = Q(is_active=True)
     people = User.objects.aggregate(
         Count("pk"), Sum("pk"), live=Sum("pk", filter=active), above=Sum("pk", filter=Q(is_superuser=True))

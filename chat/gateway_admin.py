@@ -63,7 +63,9 @@ class EndpointForm(BaseForm):
     def clean(self) -> dict[str, Any] | None:
         super().clean()
         if not self.errors:
-            given = {name: self.cleaned_data[name] for name in ("base_url", "key") if name in self.cleaned_data}
+            given: dict[str, Any] = {
+                name: self.cleaned_data[name] for name in ("base_url", "key") if name in self.cleaned_data
+            }
             before = Endpoint.objects.get(pk=self.instance.pk) if self.instance.pk else None
             if "base_url" in given:
                 try:

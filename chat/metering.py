@@ -8,8 +8,9 @@ from django.utils import timezone
 from chat.asks import Ask
 from chat.book import book
 from chat.callers import Caller
-from chat.models import Outcome, Usage
+from chat.models import Outcome
 from chat.targets import Target
+from chat.usage import Entry
 
 
 class Meter:
@@ -72,9 +73,9 @@ class Meter:
         book.ended(self, self._row(ask, outcome))
         return self.prompt + self.completion
 
-    def _row(self, ask: Ask, outcome: Outcome) -> Usage:
+    def _row(self, ask: Ask, outcome: Outcome) -> Entry:
         caller, target = self._caller, self._target
-        return Usage(
+        return Entry(
             at=timezone.now(),
             user_id=caller.user_id,
             user_name=caller.user_name[:150],

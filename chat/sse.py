@@ -13,7 +13,7 @@ _LONGEST_END = 4
 DONE = b"[DONE]"
 # An event with none of these says nothing to us: a piece of the answer like the one before. Inside a JSON string a
 # quotation mark is escaped, so none of them can be the model's own words, except the first, which only costs time.
-_TELLING = re.compile(rb'\[DONE\]|"error"|"usage"\s*:\s*\{|"finish_reason"\s*:\s*"|\r')
+_TELLING = (DONE, b'"error"', b'"usage":{', b'"usage": {', b'"finish_reason":"', b'"finish_reason": "', b"\r")
 
 
 class EventReader:
@@ -41,8 +41,12 @@ class EventReader:
 
         Nothing after ``[DONE]`` or after an error event goes on: with either the answer is over.
         """
-        if self.pieces and not self._rest and not self._reads_texts and self._tells_nothing(chunk):
+        plain = self._plain_part(chunk) if self.pieces and not self._rest and not self._reads_texts else 0
+        if plain == len(chunk):
             return chunk
+        return chunk[:plain] + self._feed_by_event(chunk[plain:])
+
+    def _feed_by_event(self, chunk: bytes) -> bytes:
         searched = max(0, len(self._rest) - _LONGEST_END)
         if self._rest:
             self._rest += chunk
@@ -52,13 +56,18 @@ class EventReader:
                 return b""
         begin = kept_from = 0
         kept: list[bytes] = []
+        wait_for_piece = not (self.pieces or self._reads_texts)  # with the first one the quick way is open
         for end in _EVENT_END.finditer(chunk, searched):
             if not self._read(chunk[begin : end.start()]):
                 kept.append(chunk[kept_from:begin])
                 kept_from = end.end()
             begin = end.end()
-            if self.done or self.error:
+            if self.done or self.error or (wait_for_piece and self.pieces):
                 break
+        if wait_for_piece and self.pieces and not (self.done or self.error):
+            kept.append(chunk[kept_from:begin])
+            self._rest = bytearray()
+            return b"".join(kept) + self.feed(chunk[begin:])
         if not (self.done or self.error) and len(chunk) - begin > EVENT_MAX_BYTES:
             raise bad_gateway(f"The model server sent an event of more than {EVENT_MAX_BYTES} bytes.")
         self._rest = bytearray(chunk[begin:])
@@ -79,21 +88,20 @@ class EventReader:
         self._texts.clear()
         return text
 
-    def _tells_nothing(self, chunk: bytes) -> bool:
-        """Whether these are whole events, objects all, with nothing in them that concerns us: the way of most bytes."""
-        events = chunk.count(b"\n\n")
-        if not chunk.endswith(b"}\n\n") or chunk.count(b"}\n\n") != events or _TELLING.search(chunk):
-            return False
-        if not chunk.startswith(b"data: {") or chunk.count(b"\ndata: {") != events - 1:
-            return False
+    def _plain_part(self, chunk: bytes) -> int:
+        """How many of its first bytes are whole events, objects all, with nothing that concerns us: the way of most."""
+        told = min((at for at in map(chunk.find, _TELLING) if at >= 0), default=len(chunk))
+        end = chunk.rfind(b"}\n\n", 0, told) + 3
+        events = chunk.count(b"\n\n", 0, end)
+        if end < 3 or not chunk.startswith(b"data: {") or chunk.count(b"\n", 0, end) != 2 * events:
+            return 0
+        if chunk.count(b"}\n\n", 0, end) != events or chunk.count(b"\n\ndata: {", 0, end) != events - 1:
+            return 0
         self.pieces += events
-        return True
+        return end
 
     def _read(self, event: bytes) -> bool:
         """Understand one event; whether it is for the client."""
-        if self.pieces and not self._reads_texts and _is_plain(event):
-            self.pieces += 1
-            return True
         data = _data_of(event)
         if not data:
             return True
@@ -135,11 +143,6 @@ class EventReader:
                 self._texts.append(text)
             self.finished = self.finished or bool(choice.get("finish_reason"))
         return any(value for name, value in parts.items() if name != "role")
-
-
-def _is_plain(event: bytes) -> bool:
-    """Whether an event is an object with nothing in it that concerns us."""
-    return event.startswith(b"data: {") and event.endswith(b"}") and not _TELLING.search(event) and b"\n" not in event
 
 
 def split_events(block: bytes) -> list[dict[str, Any]]:

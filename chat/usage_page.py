@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
@@ -24,7 +25,7 @@ _PERIODS = (7, 30, 90)
 
 @require_safe
 @login_required
-def usage_page(request: HttpRequest) -> HttpResponse:
+def usage_page(request: HttpRequest) -> HttpResponseBase:
     """Sums, a chart of days, tables and the last requests; with ``csv`` one table as a file. Own usage, or all."""
     problem = ""
     try:

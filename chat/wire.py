@@ -304,7 +304,7 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._idle: dict[Address, list[Connection]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
-        self._tls = ssl.create_default_context()
+        self._tls: ssl.SSLContext | None = None
 
     def take(self, address: Address) -> Connection | None:
         """An idle connection that is alive, if there is one."""
@@ -319,6 +319,8 @@ class Pool:
         """A new connection; raises Unreached."""
         try:
             async with asyncio.timeout(seconds):
+                if address.tls and self._tls is None:  # reading all the world's authorities takes a while
+                    self._tls = await asyncio.to_thread(ssl.create_default_context)
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(self._loop),
                     address.host,

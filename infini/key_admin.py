@@ -41,7 +41,7 @@ REVOKE = Verb(
 LIMIT_LABELS = {
     "requests_per_minute": (_("Requests a minute"), _("Empty: no limit, here and below.")),
     "tokens_per_minute": (_("Tokens a minute"), _("Prompt and answer; counted when a request ends.")),
-    "concurrency": (_("Requests at once"), ""),
+    "concurrency": (_("Requests at once"), _("Those that stream included.")),
     "tokens_per_month": (_("Tokens a month"), _("A calendar month in UTC.")),
 }
 
@@ -81,8 +81,8 @@ class KeyForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         if self.instance.pk:
             scopes = self.instance.scopes
-            self.initial |= {"use": use_of(scopes), "models": "\n".join(scopes.get("models", []))}
-            self.initial |= self.instance.limits
+            stored = {"use": use_of(scopes), "models": "\n".join(scopes.get("models", []))}
+            self.initial = {**self.initial, **stored, **self.instance.limits}
 
     def values(self) -> dict[str, Any]:
         """What ``infini.keys`` takes."""

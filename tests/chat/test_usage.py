@@ -81,9 +81,13 @@ async def test_failures_are_counted_as_what_they_are(site: Site, gateway: Gatewa
             assert [row["outcome"] for row in rows] == [outcome], behaviour
 
 
-def entry(**columns: Any) -> Usage:
+def entry(**columns: Any) -> usage.Entry:
+    blank = dict.fromkeys(usage.Entry._fields, "") | {"key_id": 0, "service_id": 0, "endpoint_id": 0, "duration_ms": 0}
+    blank |= {"streamed": False, "estimated": False, "first_token_ms": None}
     given = {"at": datetime(2026, 3, 4, 5, tzinfo=UTC), "user_id": 1, "user_name": "ann", "model": "m", "path": "chat"}
-    return Usage(**{**given, "prompt_tokens": 10, "completion_tokens": 5, "outcome": "complete", **columns})
+    return usage.Entry(
+        **{**blank, **given, "prompt_tokens": 10, "completion_tokens": 5, "outcome": "complete", **columns}
+    )
 
 
 @pytest.mark.django_db
