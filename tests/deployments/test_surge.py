@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, transaction
 
-from deployments import lifecycle, rollout, steps
+from deployments import closing, lifecycle, rollout, steps
 from deployments.asking import refresh_now
 from deployments.models import DeviceClaim, Instance, Operation, PortClaim, Service
 from deployments.phases import OperationState
@@ -161,23 +161,30 @@ def test_a_fixed_port_leaves_room_for_one(server: Server, make_service: Make) ->
     assert operation.results.get().note == f"Ended first: both need port {port}."
 
 
-@pytest.mark.parametrize("dies_at", range(8))
+@pytest.mark.parametrize(
+    ("module", "name", "after"),
+    [
+        (steps, "_record", False),
+        (steps, "_record", True),
+        (rollout, "_take_turn", True),
+        (rollout, "_hand_over", True),
+        (closing, "settle", False),
+    ],
+)
 def test_a_worker_that_dies_anywhere_loses_nothing_and_starts_nothing_twice(
-    server: Server, make_service: Make, monkeypatch: pytest.MonkeyPatch, dies_at: int
+    server: Server, make_service: Make, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, after: bool
 ) -> None:
     service = rolling(make_service("sleep 300 # one", server))
     operation = revise(service, "sleep 300 # two")
-    parts = [(steps, "_record"), (rollout, "_take_turn"), (rollout, "_hand_over"), (steps, "_due_asks")]
-    module, name = parts[dies_at // 2]
     whole = getattr(module, name)
     deaths: list[int] = []
 
-    def dies(*args: Any, **options: Any) -> Any:
-        done = whole(*args, **options) if dies_at % 2 else None
+    def dies(*args: Any, **options: Any) -> None:
+        if after or deaths:
+            whole(*args, **options)
         if not deaths:
             deaths.append(1)
             raise KeyboardInterrupt
-        return done if dies_at % 2 else whole(*args, **options)
 
     monkeypatch.setattr(module, name, dies)
     while not deaths:
