@@ -91,7 +91,7 @@ def test_nothing_is_missing_for_a_moment_and_all_is_new_at_the_end(make_server: 
     operation.refresh_from_db()
     assert operation.state == OperationState.DONE and operation.results.count() == 4
     notes = set(operation.results.values_list("note", flat=True))
-    assert "Goes on until the new one is ready, then ends." in notes
+    assert "Ends, since the new one has taken its place." in notes
     assert {f"Started beside the old one, with port {i.port}." for i in after.values()} <= notes
     assert Event.objects.filter(kind="instance.took_over", data__in_place_of__in=list(before)).count() == 2
 
