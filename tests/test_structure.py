@@ -38,7 +38,8 @@ VERBS = {
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
         *("wanting", "trials", "returning", "unknown", "adoption", "revisions", "freeing", "plans"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"]
+    + ["imports/table", "imports/lines"],
     "chat": ["history", "transcript", "models"],
     "infini": [
         "events",
