@@ -86,6 +86,7 @@ def test_one_revision_alone_has_nothing_to_compare(make_service: Callable[..., S
 
 def test_queries_do_not_grow_with_revisions(service: Service, viewing: Client) -> None:
     pages = [f"/admin/deployments/service/{service.pk}/{path}" for path in ("", "revisions/")]
+    viewing.get(pages[0])  # what is counted once for all pages
     few = [count_queries(viewing, page) for page in pages]
     for number in range(5):
         revise(service, env={"A": f"more {number}"})
