@@ -244,6 +244,23 @@ def test_a_server_that_falls_silent_in_between_keeps_the_old_one(server: Server,
     assert reconcile([server.pk]) == 0
 
 
+def test_a_new_one_called_off_without_a_way_back_is_ended_by_reconciling(server: Server, make_service: Make) -> None:
+    service = rolling(make_service("sleep 300 # one", server))
+    [old] = rows().values()
+    operation = revise(service, "sleep 300 # two")
+    new = until_beside(operation)
+    Service.objects.update(good_revision=None)
+    Operation.objects.update(deadline_at="2026-01-01T00:00:00Z")  # past
+
+    assert turn(operation).state == OperationState.FAILED
+    assert {key: i.wanted for key, i in rows().items()} == {old.key: "running", new.key: "gone"}
+    refresh_now()
+    assert reconcile([server.pk]) == 1
+    turn(Operation.objects.filter(kind="reconcile").get())
+    assert known_to(server) == {old.key: "running"} and set(rows()) == {old.key}
+    assert is_running(old.pid) and status_of(service) == "deployed"
+
+
 def test_an_old_one_that_cannot_be_ended_does_not_send_the_new_one_back(
     server: Server, make_service: Make, settings: Any
 ) -> None:
