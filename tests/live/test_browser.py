@@ -70,6 +70,7 @@ def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # n
     page.fill("#id_name", name)
     page.select_option("#id_placed_on", label="local", force=True)
     page.fill("#id_deploy_command", SERVE)
+    page.locator("#plan .chip", has_text="starts there").wait_for()
     page.get_by_role("button", name="Save and deploy").click()
     page.wait_for_url("**/admin/deployments/service/*/")
 
