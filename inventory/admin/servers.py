@@ -226,7 +226,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "figures": shown.figures(row),
             "figures_fresh": shown.figures_are_fresh(row),
             "measured_at": shown.ssh_measured_at(row),
-            "ssh_error": "" if row.has_token else row.figures.get("ssh_error", ""),
+            "ssh_error": shown.ssh_error(row),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),
