@@ -178,6 +178,12 @@ def test_a_cancelled_command_is_ended_with_all_it_started(access: SshAccess, tmp
     assert not [pid for pid in pids_in(tmp_path, 4) if is_running(pid)]
 
 
+def test_a_command_is_ended_where_one_session_is_all_there_is(access_to: Callable[..., SshAccess]) -> None:
+    with RealSshd(max_sessions=1) as own:
+        result = run(access_to(own), "echo $$; sleep 300", timeout_seconds=0.5)
+        assert result.timed_out and not is_running(int(result.output))
+
+
 def test_a_command_that_obeys_is_ended_at_once_and_says_its_last_words(access: SshAccess) -> None:
     began = time.monotonic()
     result = run(access, "trap 'echo bye; exit 7' TERM; echo on; sleep 100 & wait", timeout_seconds=0.5)
