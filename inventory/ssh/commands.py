@@ -122,6 +122,7 @@ class _Running:
         """End what ``other`` started; whether nothing of it is left."""
         self.opening = None
         self._execute(scripts.end(other.leader, other.token, STOP_GRACE_SECONDS), CONNECT_TIMEOUT_SECONDS)
+        self._send_input(scripts.ending())
         limit = Deadline(_STOP_WAIT_SECONDS)
         while limit.left() > 0 and self.take(0.02) is not _Took.END:
             other.take(0.0)  # what still writes must not wait for us
