@@ -197,6 +197,18 @@ def test_a_command_that_obeys_is_ended_at_once_and_says_its_last_words(access: S
     assert time.monotonic() - began < 3
 
 
+def test_nothing_runs_on_when_whoever_takes_the_output_fails(access: SshAccess) -> None:
+    pids: list[int] = []
+
+    def fail(_stream: str, piece: bytes) -> None:
+        pids.append(int(piece))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(access, "echo $$; sleep 300", on_output=fail)
+    assert len(pids) == 1 and not is_running(pids[0])
+
+
 def test_a_command_cancelled_before_it_began_does_not_run_on(access: SshAccess, tmp_path: Path) -> None:
     cancelled = threading.Event()
     cancelled.set()
