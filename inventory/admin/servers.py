@@ -58,7 +58,7 @@ MEASURE = Verb(
 
 def _measured(rows: Any) -> str:
     found = Server.objects.filter(pk__in=[row.pk for row in rows]).only("name", "figures").order_by("name")
-    silent = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
+    silent: Any = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
     if not silent:
         return gettext("Measured %(names)s.") % {"names": names_of(rows)}
     return gettext("Measured %(n)d. %(silent)s") % {"n": len(rows) - len(silent), "silent": names_of(silent)}
