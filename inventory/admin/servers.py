@@ -58,7 +58,7 @@ MEASURE = Verb(
 
 def _measured(rows: Any) -> str:
     found = Server.objects.filter(pk__in=[row.pk for row in rows]).only("name", "figures").order_by("name")
-    silent = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
+    silent: Any = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
     if not silent:
         return gettext("Measured %(names)s.") % {"names": names_of(rows)}
     return gettext("Measured %(n)d. %(silent)s") % {"n": len(rows) - len(silent), "silent": names_of(silent)}
@@ -228,7 +228,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "figures": shown.figures(row),
             "figures_fresh": shown.figures_are_fresh(row),
             "measured_at": shown.ssh_measured_at(row),
-            "ssh_error": "" if row.has_token else row.figures.get("ssh_error", ""),
+            "ssh_error": shown.ssh_error(row),
             "host_facts": shown.host_facts(row),
             **history_context(),
             "devices": device_rows(row),
