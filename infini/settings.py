@@ -175,6 +175,18 @@ Q_CLUSTER = {
     "scheduler": False,
     "guard_cycle": 1,
     "label": "Queue",
+    # Work of minutes and hours, see infini/clusters.py. The timeout exceeds the longest run there may be, and `retry`
+    # exceeds everything: a message fetched again would start the work twice.
+    "ALT_CLUSTERS": {
+        "runs": {
+            "workers": 4,
+            "queue_limit": 4,
+            "timeout": 26 * 3600,
+            "retry": 7 * 24 * 3600,
+            "max_attempts": 1,
+            "recycle": 10_000,
+        }
+    },
 }
 
 # What `manage.py up` does before it starts the programs: the first once per version, the second each time.
@@ -183,7 +195,11 @@ START_STEPS = ["inventory.local.ensure_local_server"]
 # What `manage.py down` writes down before it stops this machine's instances.
 DOWN_STEPS = ["deployments.lifecycle.stop_local_instances"]
 # Whether a program stands still; asked by the supervisor.
-STALL_CHECKS = {"worker": "deployments.stalls.worker_stalled", "monitor": "deployments.stalls.monitor_stalled"}
+STALL_CHECKS = {
+    "worker": "deployments.stalls.worker_stalled",
+    "runs": "infini.clusters.runs_stalled",
+    "monitor": "deployments.stalls.monitor_stalled",
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["infini.access.KeyAuthentication", "infini.access.SessionOrNothing"],
