@@ -25,6 +25,7 @@ from deployments.reports import Report
 from infini import alert_delivery
 from infini.models import Lease
 from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
+from inventory.installation.queueing import queue_due_installations
 from inventory.models import Server
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ def _record(answered: list[Report]) -> None:
         reconcile([report.server_id for report in answered if report.document is not None])
     reports.mark_lost()
     queueing.queue_due_steps()
+    queue_due_installations()
     alarms.raise_alarms()
     alert_delivery.queue_delivery()
 

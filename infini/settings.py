@@ -38,6 +38,9 @@ AGENT_TIMEOUT_SECONDS = env_float("INFINI_AGENT_TIMEOUT_SECONDS", 30.0, least=0.
 CHECK_TIMEOUT_SECONDS = env_float("INFINI_CHECK_TIMEOUT_SECONDS", 5.0, least=0.5)
 CHECK_PING = env_bool("INFINI_CHECK_PING", True)  # off where something answers echoes in the servers' place
 DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=5)
+# Where agents are installed on servers, below another directory than / for tests, and which Python runs them there.
+AGENT_ROOT = env_str("INFINI_AGENT_ROOT", "/")
+SERVER_PYTHON = env_str("INFINI_SERVER_PYTHON")
 # Automatic action pauses when at least this share of the fleet falls silent within minutes.
 BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
 PORT_RANGE_FIRST = env_int("INFINI_PORT_RANGE_FIRST", 10001, least=1024, most=65535)

@@ -7,8 +7,10 @@ class InventoryConfig(AppConfig):
     verbose_name = _("Fleet")
 
     def ready(self) -> None:
-        from infini import dashboard, stats
+        from infini import clusters, dashboard, stats
         from inventory import overview, selectors
+        from inventory.installation import queueing
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
+        clusters.register_waiting(queueing.waits_since)

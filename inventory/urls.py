@@ -1,7 +1,7 @@
 """The inventory's paths."""
 
 from infini.api import either_slash
-from inventory import api
+from inventory import api, installation_api
 
 urlpatterns = [
     either_slash("api/upload", api.PictureUpload.as_view(), "upload"),
@@ -22,4 +22,13 @@ urlpatterns = [
     either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
     either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/servers/<id>/agent/install", installation_api.AgentInstall.as_view(), "server-agent-install"),
+    either_slash("api/servers/<id>/agent/upgrade", installation_api.AgentUpgrade.as_view(), "server-agent-upgrade"),
+    either_slash("api/servers/<id>/agent/remove", installation_api.AgentRemove.as_view(), "server-agent-remove"),
+    either_slash("api/servers/agents/install", installation_api.AgentsInstall.as_view(), "servers-agents-install"),
+    either_slash("api/servers/agents/upgrade", installation_api.AgentsUpgrade.as_view(), "servers-agents-upgrade"),
+    either_slash("api/installations", installation_api.InstallationList.as_view(), "installations"),
+    either_slash("api/installations/<id>", installation_api.InstallationDetail.as_view(), "installation"),
+    either_slash("api/installations/<id>/retry", installation_api.InstallationRetry.as_view(), "installation-retry"),
+    either_slash("api/installations/<id>/cancel", installation_api.InstallationCancel.as_view(), "installation-cancel"),
 ]

@@ -18,14 +18,29 @@ MAY_IMPORT = {
 }
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
-EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
+EDGES = {
+    "admin",
+    "api",
+    "urls",
+    "serializers",
+    "consumers",
+    "logs_api",
+    "installation_api",
+    "tasks",
+    "management",
+    "pages",
+}
 VERBS = {
     "deployments": [
         "alarms",
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "inventory": [
+        *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
+        *("installation/" + name for name in ("access", "asking", "installing", "plans", "queueing", "release")),
+        *("installation/" + name for name in ("remote", "removing", "runner", "upgrading", "work")),
+    ],
     "chat": ["history", "transcript", "models"],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }

@@ -6,6 +6,7 @@ from django import forms
 from django.contrib import admin
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -16,7 +17,9 @@ from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
 from infini.timeline import events_about
 from inventory import shown
+from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
 from inventory.checks import check_servers
+from inventory.installation.release import outdated_versions
 from inventory.models import Server
 from inventory.querysets import ServerStatus
 from inventory.servers import SECRETS, brand_for, check_agent_token, check_certificate, check_host, check_labels
@@ -65,6 +68,30 @@ class MaintenanceFilter(DropdownFilter):
         return queryset.filter(maintenance=self.value() == "yes") if self.value() else queryset
 
 
+class AgentFilter(DropdownFilter):
+    """By the version that reports; offers what there is, and that the site has a newer one."""
+
+    title = _("agent version")
+    parameter_name = "agent"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        versions = Server.objects.order_by().exclude(agent_version="").values_list("agent_version", flat=True)
+        return [
+            ("upgrade", _("Upgrade available")),
+            ("none", _("No agent")),
+            *((version, version) for version in sorted(set(versions.distinct()))),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if not self.value():
+            return queryset
+        if self.value() == "none":
+            return queryset.filter(agent_token="")
+        if self.value() == "upgrade":
+            return queryset.with_agent().filter(agent_version__in=outdated_versions())  # type: ignore[attr-defined]
+        return queryset.filter(agent_version=self.value())
+
+
 class ServerForm(BaseForm):
     """What ``inventory.servers`` asks of a server, said at each field."""
 
@@ -110,9 +137,9 @@ class ServerForm(BaseForm):
 
 
 @admin.register(Server)
-class ServerAdmin(PagedAdmin, RecordAdmin):
+class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
     form = ServerForm
-    verbs = [CHECK]
+    verbs = [CHECK, INSTALL, UPGRADE, REMOVE]
     page_template = "pages/server.html"
     list_display = ["named", "status_shown", "environment", "card_shown", "cpu", "memory", "disk", "seen"]
     list_display_links = ["named"]
@@ -123,6 +150,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
         ("environment", RelatedDropdownFilter),
         ("brand", RelatedDropdownFilter),
         ("card", RelatedDropdownFilter),
+        AgentFilter,
         MaintenanceFilter,
     ]
     search_fields = ["name", "host_ip"]
@@ -134,6 +162,9 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
         (_("Agent"), {"fields": ["agent_port", "agent_token", "agent_certificate"]}),
         (_("SSH (optional)"), {"fields": ["username", "port", "password", "private_key", "passphrase"]}),
     ]
+
+    def get_urls(self) -> list[URLPattern]:
+        return [*self.install_urls(), *super().get_urls()]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         rows = rows.with_status().annotate(has_token=ExpressionWrapper(~Q(agent_token=""), BooleanField()))
