@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture
 def people(transactional_db: None, settings: Any) -> Iterator[Machine]:
-    """A machine whose account logs in by password and is nobody's. Its place must be open to it: not below /tmp/pytest."""
+    """A machine whose account logs in by password, with a place that is open to it, so not below pytest's own."""
     root = Path("/tmp") / f"infini-install-{os.getpid()}"
     try:
         with machine_at(root, settings, password_user=True) as machine:
