@@ -22,7 +22,7 @@ NEEDS = "inventory.install_agent"
 class StepSerializer(serializers.Serializer):
     name = serializers.CharField()
     label = serializers.CharField()
-    state = serializers.CharField(help_text="waiting, running, done, unchanged, planned, failed or cancelled.")
+    state = serializers.CharField(help_text="waiting, running, done, unchanged, planned, failed, cancelled or skipped.")
     text = serializers.CharField(help_text="What was done, is right already, would be done, or why it failed.")
     output = serializers.CharField(help_text="What a tool on the server said.")
     started_at = serializers.DateTimeField(allow_null=True)

@@ -28,6 +28,7 @@ _STEPS: dict[str, tuple[str, str]] = {
     StepState.PLANNED: (BUSY, "edit_note"),
     StepState.FAILED: (BAD, "error"),
     StepState.CANCELLED: (QUIET, "block"),
+    StepState.SKIPPED: (QUIET, "remove"),
 }
 _WORST_FIRST = [State.FAILED, State.RUNNING, State.QUEUED, State.CANCELLED, State.DONE]
 
@@ -92,7 +93,8 @@ def _took(step: dict[str, Any]) -> str:
     if not step["started_at"] or not step["finished_at"]:
         return ""
     begun, ended = (datetime.fromisoformat(step[name]) for name in ("started_at", "finished_at"))
-    return f"{(ended - begun).total_seconds():.1f} s"
+    seconds = (ended - begun).total_seconds()
+    return f"{seconds:.1f} s" if seconds >= 0.05 else ""
 
 
 @dataclass(frozen=True)

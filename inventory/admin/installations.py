@@ -10,6 +10,7 @@ from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -223,7 +224,7 @@ class InstallationAdmin(PagedAdmin):
 
     verbs = [RETRY, CANCEL]
     page_template = "pages/installation.html"
-    list_display = ["named", "server_shown", "state_shown", "by", "asked", "took", "reason"]
+    list_display = ["named", "server_shown", "state_shown", "by", "asked", "took", "told"]
     list_display_links = ["named"]
     list_select_related = ["by"]
     list_filter = [("state", ChoicesDropdownFilter), ("kind", ChoicesDropdownFilter)]
@@ -265,6 +266,10 @@ class InstallationAdmin(PagedAdmin):
     @display(description=_("Asked"), ordering="created_at")
     def asked(self, row: Installation) -> SafeString:
         return ago(row.created_at)
+
+    @display(description=_("Reason"))
+    def told(self, row: Installation) -> SafeString | str:
+        return format_html('<span class="event-data">{}</span>', row.reason) if row.reason else ABSENT
 
     @display(description=_("Took"))
     def took(self, row: Installation) -> str:

@@ -19,7 +19,7 @@ from infini.timeline import events_about
 from inventory import shown
 from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
 from inventory.checks import check_servers
-from inventory.installation.release import outdated_versions
+from inventory.installation.release import is_older, outdated_versions, own_release
 from inventory.models import Server
 from inventory.querysets import ServerStatus
 from inventory.servers import SECRETS, brand_for, check_agent_token, check_certificate, check_host, check_labels
@@ -223,4 +223,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
 
     @display(description=_("Last seen"), ordering="agent_seen_at", header=True)
     def seen(self, server: Server) -> list[str]:
-        return [ago(shown.last_heard(server)), f"agent {server.agent_version}" if server.agent_version else ""]
+        version = f"agent {server.agent_version}" if server.agent_version else ""
+        if version and is_older(server.agent_version, own_release().version):
+            version = gettext("%(version)s, upgrade available") % {"version": version}
+        return [ago(shown.last_heard(server)), version]

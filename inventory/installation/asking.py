@@ -134,8 +134,6 @@ def _event(row: Installation, what: str, *, by: events.Actor) -> None:
         )
 
 
-def as_cancelled(steps: list[dict[str, str]]) -> list[dict[str, str]]:
+def as_skipped(steps: list[dict[str, str]]) -> list[dict[str, str]]:
     """Steps of an installation that ended early: what had not begun never will."""
-    return [
-        step | {"state": StepState.CANCELLED.value} if step["state"] == StepState.WAITING else step for step in steps
-    ]
+    return [step | {"state": StepState.SKIPPED.value} if step["state"] == StepState.WAITING else step for step in steps]

@@ -23,7 +23,7 @@ from infini import events
 from infini.clusters import LEASE_PREFIX
 from infini.errors import InfiniError
 from infini.models import Lease
-from inventory.installation.asking import as_cancelled
+from inventory.installation.asking import as_skipped
 from inventory.installation.plans import PLANS, Step
 from inventory.installation.queueing import AT_ONCE, due_installations
 from inventory.installation.remote import RemoteRefusal
@@ -158,7 +158,7 @@ class _Run:
             if self.cancelled.is_set():
                 return self._end_cancelled()
             if not self._do(work, index, step):
-                return self._end_cancelled() if self._was_cancelled() else self._end(State.FAILED, self._failed_text())
+                return self._end_cancelled() if self._was_skipped() else self._end(State.FAILED, self._failed_text())
         self._end(State.DONE, "")
 
     def _do(self, work: Work, index: int, step: Step) -> bool:
@@ -175,7 +175,7 @@ class _Run:
             # A fault of ours must not leave the row running for ever; what it was stands in the site's own log.
             logger.exception("installation.fault", extra={"installation": self.pk, "step": step.name})
             outcome = Outcome(StepState.FAILED, "The site failed at this step; its log says why.")
-        if outcome.state == StepState.FAILED and self._was_cancelled():
+        if outcome.state == StepState.FAILED and self._was_skipped():
             outcome = Outcome(StepState.CANCELLED, "Cancelled while it was under way.", outcome.output)
         text, output = work.without_secrets(outcome.text), work.without_secrets(outcome.output.strip())
         self._step(index, state=outcome.state.value, text=text, output=output, finished_at=now_text())
@@ -196,14 +196,14 @@ class _Run:
         for name, value in values.items():
             setattr(self.row, name, value)
 
-    def _was_cancelled(self) -> bool:
+    def _was_skipped(self) -> bool:
         return Installation.objects.filter(pk=self.pk, cancel_asked=True).exists()
 
     def _failed_text(self) -> str:
         return next((step["text"] for step in self.row.steps if step["state"] == StepState.FAILED), "")
 
     def _end_cancelled(self) -> None:
-        if self.pk and not self._was_cancelled():
+        if self.pk and not self._was_skipped():
             raise LeaseLost
         self._end(State.CANCELLED, "Cancelled. What was done stays; a retry goes on from it.")
 
@@ -213,7 +213,7 @@ class _Run:
             self._write(
                 state=state,
                 reason=reason[:500],
-                steps=as_cancelled(self.row.steps),
+                steps=as_skipped(self.row.steps),
                 finished_at=timezone.now(),
                 leased_until=None,
                 claim="",

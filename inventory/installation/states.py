@@ -23,7 +23,9 @@ ENDED_BADLY = (State.FAILED, State.CANCELLED)
 
 
 class StepState(models.TextChoices):
-    """``unchanged``: it was right already. ``planned``: a dry run found that it would be done."""
+    """``unchanged``: it was right already. ``planned``: a dry run found that it would be done. ``skipped``: not begun,
+    because an earlier one failed or was cancelled.
+    """
 
     WAITING = "waiting", _("Waiting")
     RUNNING = "running", _("Running")
@@ -32,3 +34,4 @@ class StepState(models.TextChoices):
     PLANNED = "planned", _("Would be done")
     FAILED = "failed", _("Failed")
     CANCELLED = "cancelled", _("Cancelled")
+    SKIPPED = "skipped", _("Not begun")
