@@ -63,11 +63,12 @@ def retry(installations: Sequence[Installation], *, by: events.Actor) -> int:
     with transaction.atomic():
         for row in installations:
             values = {"state": State.QUEUED, "reason": "", "cancel_asked": False, "queued_at": now, "finished_at": None}
+            values |= {"attempts": 0, "leased_until": None}
             steps = fresh_steps(row.kind)
             try:
                 with transaction.atomic():
                     ended = Installation.objects.filter(pk=row.pk, state__in=ENDED_BADLY, server__isnull=False)
-                    moved = ended.update(**values, steps=steps, leased_until=None)
+                    moved = ended.update(**values, steps=steps)
             except IntegrityError:
                 continue  # another one is open on this server by now
             if moved:

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import timedelta
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from infini import events
@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
 RENEW_SECONDS = 3.0
+MOST_BEGINNINGS = 5  # of one row, asked for once: whatever ends its workers would end the next one too
+KEPT = timedelta(days=90)
+KEPT_AT_ONCE = 500
 
 
 def work_off() -> int:
@@ -47,10 +50,17 @@ def work_off() -> int:
                 running.add(pool.submit(_work_on, held, claimed))
                 worked += 1
             if not running:
+                forget_old()
                 return worked
             done, running = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
+
+
+def forget_old() -> None:
+    """Delete what ended long ago, some at a time."""
+    old = Installation.objects.exclude(state__in=OPEN_STATES).filter(created_at__lt=timezone.now() - KEPT)
+    Installation.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:KEPT_AT_ONCE])).delete()
 
 
 class _Held:
@@ -104,7 +114,10 @@ class _Held:
     def _keep(self) -> None:
         try:
             while not self._over.wait(RENEW_SECONDS):
-                self._renew()
+                try:
+                    self._renew()
+                except DatabaseError as error:  # the next one may do; if none does, the lease runs out as it should
+                    logger.warning("installation.lease_not_renewed", extra={"error": str(error)})
         finally:
             connection.close()
 
@@ -151,6 +164,8 @@ class _Run:
     def go(self) -> None:
         if self.row.server is None:
             return self._end(State.FAILED, "The server was deleted meanwhile.")
+        if self.row.attempts >= MOST_BEGINNINGS:
+            return self._end(State.FAILED, f"It was begun {self.row.attempts} times and its worker ended each time.")
         self._write(started_at=timezone.now(), attempts=self.row.attempts + 1, steps=self._reset_steps())
         self._event("begun")
         work = Work(self.row, self.row.server, self.cancelled, is_mine=lambda: self.held.has(self.pk))

@@ -10,10 +10,14 @@ import socket
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connections
+from django.utils import timezone
+from django_q.models import OrmQ
 
 from infini.errors import Conflict, Invalid
 from infini.models import Event, User
@@ -26,7 +30,7 @@ from inventory.installation.work import Work
 from inventory.local import ensure_local_server
 from inventory.models import Installation, Server
 from tests.inventory.installing import Machine, asked, carry_out, free_port, machine, run_forever, states, step_of
-from tests.real_agent import is_running, wait_until
+from tests.real_agent import RealAgent, is_running, wait_until
 from tests.real_sshd import make_key
 
 __all__ = ["machine"]
@@ -245,7 +249,7 @@ def test_what_fails_says_why_and_a_retry_goes_through(machine: Machine, settings
     assert retry([done], by=None) == 1 and retry([done], by=None) == 0
     runner.work_off()
     done.refresh_from_db()
-    assert (done.state, done.attempts) == (State.DONE, 2), done.steps
+    assert (done.state, done.attempts) == (State.DONE, 1), done.steps
 
 
 def test_a_port_that_is_taken_names_who_has_it(machine: Machine) -> None:
@@ -259,7 +263,7 @@ def test_a_port_that_is_taken_names_who_has_it(machine: Machine) -> None:
 def test_a_worker_killed_half_way_is_followed_by_another(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one dies with token and certificate written and the agent not started."""
     server = machine.server()
-    monkeypatch.setattr(runner, "LEASE", runner.timedelta(seconds=1.5))
+    monkeypatch.setattr(runner, "LEASE", timedelta(seconds=1.5))
     monkeypatch.setattr(runner, "RENEW_SECONDS", 0.3)
     begun = ask_for_one(server, Kind.INSTALL, by=None)
     child = os.fork()
@@ -285,8 +289,6 @@ def test_a_worker_killed_half_way_is_followed_by_another(machine: Machine, monke
 
 
 def _work_until_start(pk: int) -> None:
-    from django.db import connections
-
     connections.close_all()
     for step in PLANS[Kind.INSTALL]:
         if step.name == "start":
@@ -374,11 +376,6 @@ def test_many_at_once_and_one_that_fails_keeps_no_other(machine: Machine, tmp_pa
 
 
 def test_what_was_lost_with_its_worker_is_queued_again(machine: Machine) -> None:
-    from datetime import timedelta
-
-    from django.utils import timezone
-    from django_q.models import OrmQ
-
     begun = ask_for_one(machine.server(), Kind.INSTALL, by=None)
     OrmQ.objects.all().delete()
     assert queue_due_installations() == 0  # somebody may be about to take it
@@ -390,8 +387,6 @@ def test_what_was_lost_with_its_worker_is_queued_again(machine: Machine) -> None
 
 
 def test_an_agent_brought_by_somebody_else_is_left_alone(machine: Machine, tmp_path: Path) -> None:
-    from tests.real_agent import RealAgent
-
     with RealAgent() as agent:
         server = machine.server(agent_port=agent.port, agent_token=agent.token)
         done = carry_out(server, Kind.REMOVE)
@@ -399,3 +394,21 @@ def test_an_agent_brought_by_somebody_else_is_left_alone(machine: Machine, tmp_p
         done = carry_out(server, Kind.INSTALL)
         assert done.state == State.FAILED and f"is taken by process {agent.pid} (" in done.reason
         assert server.agent_token == agent.token and asked(server, "GET", "/report")
+
+
+def test_a_row_whose_workers_always_die_ends_at_last(machine: Machine) -> None:
+    begun = ask_for_one(machine.server(), Kind.INSTALL, by=None)
+    past = timezone.now() - timedelta(seconds=1)
+    Installation.objects.filter(pk=begun.pk).update(state=State.RUNNING, leased_until=past, attempts=5)
+    runner.work_off()
+    begun.refresh_from_db()
+    assert (begun.state, begun.reason) == (State.FAILED, "It was begun 5 times and its worker ended each time.")
+
+
+def test_what_ended_long_ago_is_forgotten(machine: Machine) -> None:
+    server = machine.server()
+    ended = {"server": server, "server_name": server.name, "state": State.DONE}
+    old = Installation.objects.create(**ended, created_at=timezone.now() - runner.KEPT * 2)
+    kept = Installation.objects.create(**ended)
+    runner.work_off()
+    assert list(Installation.objects.values_list("pk", flat=True)) == [kept.pk] and old.pk != kept.pk
