@@ -13,6 +13,7 @@ from inventory.installation.release import is_older, own_release
 from inventory.installation.remote import RemoteRefusal
 from inventory.installation.states import StepState
 from inventory.installation.work import Outcome, StepFailed, Work, agent_part, counted, running_instances
+from inventory.models import Server
 from inventory.ssh.errors import SshError
 
 LEAST_FREE_BYTES = 64 * 1024 * 1024
@@ -31,6 +32,11 @@ def look(work: Work) -> Outcome:
         raise StepFailed(
             f"Port {port} on {work.server.name} is taken by {facts['port_taken_by']}. "
             "End that, or give the server another agent port."
+        )
+    owner = _whose_agent(work)
+    if owner:
+        raise StepFailed(
+            f"The agent there is that of {owner}, which is the same machine. Remove one of the two servers."
         )
     how = {"root": "as root", "sudo": "as root by sudo", "sudo-password": "as root by sudo with the stored password"}
     who = how.get(work.remote.privilege.way, f"as {facts['account']}, without root: in its home directory")
@@ -187,6 +193,15 @@ def _why_silent(work: Work, error: AgentError) -> str:
     if isinstance(error, AgentRefusesToken):
         return f"{error.message} Another agent may listen at {_where(work)}."
     return error.message
+
+
+def _whose_agent(work: Work) -> str:
+    """Another server of the site whose token is the one there: two rows of one machine would take turns to break it."""
+    token = work.facts["token"]
+    if not token or token == _digest(work.server.agent_token):
+        return ""
+    others = Server.objects.with_agent().exclude(pk=work.server.pk).only("name", "agent_token")
+    return next((other.name for other in others if _digest(other.agent_token) == token), "")
 
 
 def _where(work: Work) -> str:

@@ -412,3 +412,31 @@ def test_what_ended_long_ago_is_forgotten(machine: Machine) -> None:
     kept = Installation.objects.create(**ended)
     runner.work_off()
     assert list(Installation.objects.values_list("pk", flat=True)) == [kept.pk] and old.pk != kept.pk
+
+
+def test_one_machine_entered_twice_keeps_its_agent(machine: Machine) -> None:
+    first, second = machine.server("first"), machine.server("second")
+    carry_out(first, Kind.INSTALL)
+    files = machine.files()
+    done = carry_out(second, Kind.INSTALL)
+    assert done.state == State.FAILED and "The agent there is that of first" in done.reason
+    assert machine.files() == files and asked(first, "GET", "/report") and second.agent_token == ""
+
+
+def test_an_upgrade_that_does_not_start_is_taken_back(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop that keeps the agent running and the agent's own guard do not get into each other's way."""
+    server = machine.server()
+    carry_out(server, Kind.INSTALL)
+    pid, own = run_forever(server), release.own_release()
+    source = own.source.replace(f'"{own.version}"', '"99.0"', 1)
+    source = source.replace("    handed.tell_started()\n", "    os._exit(5)\n")
+    bad = replace(own, version="99.0", source=source, sha256=hashlib.sha256(source.encode()).hexdigest())
+    monkeypatch.setattr(upgrading, "own_release", lambda: bad)
+    monkeypatch.setattr(upgrading, "TAKES_PLACE_SECONDS", 6.0)
+    done = carry_out(server, Kind.UPGRADE)
+    assert done.state == State.FAILED and "took it back" in done.reason, done.steps
+    assert "upgrade.failed" in step_of(done, "report")["output"]
+    assert asked(server, "GET", "/report")["agent"]["version"] == own.version and is_running(pid)
+    monkeypatch.setattr(upgrading, "own_release", lambda: own)
+    assert carry_out(server, Kind.INSTALL).state == State.DONE
+    assert len(machine.agent_pids()) == 1 and is_running(pid)
