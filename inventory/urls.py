@@ -21,6 +21,8 @@ urlpatterns = [
     either_slash("api/servers/resources", api.ServersResources.as_view(), "servers-resources"),
     either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
     either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
+    either_slash("api/servers/<id>/host-key", api.ServerHostKey.as_view(), "server-host-key"),
+    either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
     either_slash("api/servers/<id>/agent/install", installation_api.AgentInstall.as_view(), "server-agent-install"),
     either_slash("api/servers/<id>/agent/upgrade", installation_api.AgentUpgrade.as_view(), "server-agent-upgrade"),

@@ -40,6 +40,8 @@ VERBS = {
         *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
         *("installation/" + name for name in ("access", "asking", "installing", "plans", "queueing", "release")),
         *("installation/" + name for name in ("remote", "removing", "runner", "upgrading", "work")),
+        *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
+        *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
     ],
     "chat": ["history", "transcript", "models"],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],

@@ -85,11 +85,12 @@ class InstallPages:
     admin_site: Any
     opts: Any
 
-    def install_urls(self) -> list[URLPattern]:
+    def get_urls(self) -> list[URLPattern]:
         wrap = self.admin_site.admin_view
         return [
             path("install/", wrap(self.ask_view), name="inventory_server_install"),
             path("install/<str:batch>/", wrap(self.batch_view), name="inventory_server_installing"),
+            *super().get_urls(),  # type: ignore[misc]
         ]
 
     def ask_view(self, request: HttpRequest) -> HttpResponse:
