@@ -51,7 +51,7 @@ class Verb:
         return self.permission is None or user.has_perm(self.permission)
 
 
-def names_of(rows: Sequence[Model]) -> str:
+def names_of(rows: Sequence[object]) -> str:
     """``a, b and 3 more``"""
     names = [str(row) for row in rows[:NAMES_SHOWN]]
     more = len(rows) - len(names)
