@@ -1,9 +1,12 @@
 """The inventory's paths."""
 
+from django.urls import path
+
 from infini.api import either_slash
-from inventory import api
+from inventory import api, import_pages
 
 urlpatterns = [
+    path("admin/inventory/server/import/", import_pages.import_page, name="server-import"),
     either_slash("api/upload", api.PictureUpload.as_view(), "upload"),
     either_slash(r"api/uploads/(?P<filename>[^/]{1,100})", api.Picture.as_view(), "picture"),
     either_slash("api/environments", api.EnvironmentList.as_view(), "environments"),

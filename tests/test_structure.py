@@ -39,21 +39,12 @@ VERBS = {
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"]
+    + ["imports/table", "imports/lines"],
     "chat": [
-        *(
-            "history",
-            "transcript",
-            "models",
-            "usage",
-            "book",
-            "metering",
-            "endpoints",
-            "addresses",
-            "balance",
-            "capacity",
-        ),
-        *("limits", "shared_limits", "callers", "targets", "directory", "upstream", "wire", "exchange", "asking"),
+        *("history", "transcript", "models", "usage", "book", "metering", "endpoints", "addresses", "balance"),
+        *("capacity", "limits", "shared_limits", "callers", "targets", "directory", "upstream", "wire", "exchange"),
+        "asking",
     ],
     "infini": [
         "events",
@@ -66,6 +57,7 @@ VERBS = {
         "fields",
         "alerts",
         "alert_delivery",
+        "event_tail",
     ],
 }
 

@@ -115,6 +115,7 @@ class StandingFilter(DropdownFilter):
 
 @admin.register(Service)
 class ServiceAdmin(PagedAdmin, RecordAdmin):
+    find_icon = "deployed_code"
     form = ServiceForm
     verbs = [DEPLOY, RESTART, ROLL_BACK, STOP]
     remove_verb = DELETE

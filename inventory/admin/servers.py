@@ -111,6 +111,7 @@ class ServerForm(BaseForm):
 
 @admin.register(Server)
 class ServerAdmin(PagedAdmin, RecordAdmin):
+    find_icon = "dns"
     form = ServerForm
     verbs = [CHECK]
     page_template = "pages/server.html"

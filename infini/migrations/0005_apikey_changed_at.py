@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('infini', '0003_alerts'),
+        ('infini', '0004_account'),
     ]
 
     operations = [
