@@ -73,6 +73,7 @@ def serve(*, host: str, port: int, fd: int | None = None) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=settings.TRUST_PROXY,
+        forwarded_allow_ips="*" if settings.TRUST_PROXY else None,
         backlog=4096,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
