@@ -239,7 +239,7 @@ def test_a_million_requests_listed(site: Site, table: Table) -> None:
         database.execute(SUMS)
     database.close()
     session = requests.Session()
-    session.headers |= site.bearer("operator")
+    session.headers.update(site.bearer("operator"))
     for query in ("by=model", "by=key", "by=user", "by=day"):
         taken = milliseconds(lambda query=query: session.get(f"{site.url}/api/usage?{query}", timeout=30), 10)
         table.add(f"/api/usage?{query}", f"{statistics.median(taken):.0f} ms", "", "200 ms")
