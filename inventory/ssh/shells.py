@@ -132,12 +132,22 @@ class ShellChannel:
 
 
 def start_shell(
-    channel: StreamChannel, columns: int, rows: int, term: str, environment: Mapping[str, str], deadline: Deadline
+    channel: StreamChannel,
+    columns: int,
+    rows: int,
+    term: str,
+    environment: Mapping[str, str],
+    deadline: Deadline,
+    command: str = "",
 ) -> None:
-    """Ask for terminal and shell in one go; raises TimeoutError when the server grants them not, or too late."""
+    """Ask for terminal and shell, or ``command`` in its place, in one go; raises TimeoutError when the server grants
+    them not, or too late."""
     for name, value in environment.items():
         channel.request("env", name, value, wants_reply=False)
     channel.request("pty-req", term, columns, rows, 0, 0, b"")
-    channel.request("shell")
+    if command:
+        channel.request("exec", command)
+    else:
+        channel.request("shell")
     if not channel.wait_for_replies(2, deadline.left()):
         raise TimeoutError
