@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 from chat import history
 from chat.admission import PERMISSION
 from chat.readiness import why_not_ready
-from deployments.models import Service
+from deployments.models import Placement, Service
 from deployments.shown import service_chip, with_standing
 from deployments.upstreams import upstreams_of
 
@@ -47,6 +47,7 @@ def _talk(request: HttpRequest, service: Service) -> dict[str, Any]:
         "why_not_ready": why_not_ready(service),
         "model_name": service.served_model or (service.model.name if service.model else ""),
         "server_names": sorted({upstream.server_name for upstream in upstreams_of(service.pk)}),
+        "terminal_links": _terminal_links(request, service),
         "service_url": f"{reverse('admin:index')}deployments/service/{service.pk}/",
         "may_deploy": request.user.has_perm("deployments.deploy_service"),
         "chat_messages": messages[::-1],
@@ -54,3 +55,12 @@ def _talk(request: HttpRequest, service: Service) -> dict[str, Any]:
         "history_url": f"/api/services/{service.pk}/chat",
         "csrf_cookie": settings.CSRF_COOKIE_NAME,
     }
+
+
+def _terminal_links(request: HttpRequest, service: Service) -> list[tuple[str, str]]:
+    """Name and address of a terminal on each of the service's servers that has an account, for who may open one."""
+    if not request.user.has_perm("inventory.open_terminal"):
+        return []
+    places = Placement.objects.filter(service=service, replicas__gt=0).exclude(server__username="")
+    found = places.order_by("server__name").values_list("server__name", "server_id")
+    return [(name, f"{reverse('terminal_page')}?server={pk}&service={service.pk}") for name, pk in found]

@@ -7,8 +7,10 @@ class DeploymentsConfig(AppConfig):
     verbose_name = _("Services")
 
     def ready(self) -> None:
-        from deployments import overview, selectors
+        from deployments import overview, selectors, surroundings
         from infini import dashboard, stats
+        from inventory.terminals.surroundings import register
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
+        register(surroundings.surroundings)

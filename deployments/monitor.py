@@ -26,6 +26,7 @@ from infini import alert_delivery
 from infini.models import Lease
 from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
 from inventory.models import Server
+from inventory.terminals.rows import tend as tend_terminals
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def _record(answered: list[Report]) -> None:
     queueing.queue_due_steps()
     alarms.raise_alarms()
     alert_delivery.queue_delivery()
+    tend_terminals()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

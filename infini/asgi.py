@@ -16,10 +16,11 @@ from chat import gateway  # noqa: E402
 from deployments.consumers import socket_routes  # noqa: E402
 from infini.bodies import Receive, Send, refuse_large_bodies  # noqa: E402
 from infini.sockets import admitted, refuse  # noqa: E402
+from inventory.consumers import socket_routes as terminal_routes  # noqa: E402
 
 pages_and_api = refuse_large_bodies(django_app)
 no_such_socket: Any = refuse
-sockets = admitted(URLRouter([*socket_routes, re_path(r"", no_such_socket)]))
+sockets = admitted(URLRouter([*socket_routes, *terminal_routes, re_path(r"", no_such_socket)]))
 
 # What was loaded stays for good: a collection in the middle of a large list need not look at it again.
 gc.collect()

@@ -59,6 +59,15 @@ UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_FIRST_BYTE_TIME
 UPSTREAM_IDLE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_IDLE_TIMEOUT_SECONDS", 120.0, least=0.1)
 STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=1024)
 
+# Terminals: recordings of always, never, or as each server says; sizes in bytes, ages in seconds and days
+TERMINAL_GRACE_SECONDS = env_int("INFINI_TERMINAL_GRACE_SECONDS", 600, least=1)
+TERMINAL_IDLE_SECONDS = env_int("INFINI_TERMINAL_IDLE_SECONDS", 3600, least=2)
+TERMINAL_RECORD = env_word("INFINI_TERMINAL_RECORD", ("always", "never", "per-server"))
+RECORDINGS_DIR = DATA_DIR / "recordings"
+RECORDING_MAX_BYTES = env_int("INFINI_RECORDING_MAX_BYTES", 256 * 1024 * 1024, least=1024)
+RECORDING_KEEP_DAYS = env_int("INFINI_RECORDING_KEEP_DAYS", 90, least=1)
+FILE_MAX_BYTES = env_int("INFINI_FILE_MAX_BYTES", 4 * 1024**3, least=1024)
+
 # Alerts by e-mail; without a host there are none. With `none` a password would travel in the clear.
 _smtp_tls = env_word("INFINI_SMTP_TLS", ("starttls", "tls", "none"))
 EMAIL_HOST = env_str("INFINI_SMTP_HOST")

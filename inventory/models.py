@@ -172,6 +172,12 @@ class Server(Versioned):
     )
     # The pin; written by inventory.ssh.host_keys alone.
     host_key = models.TextField(_("pinned host key"), blank=True, editable=False)
+    record_terminals = models.BooleanField(
+        _("record terminals"),
+        default=True,
+        db_default=True,
+        help_text=_("Counts where the site is set to record as each server says."),
+    )
 
     agent_port = models.PositiveIntegerField(_("agent port"), default=8888, validators=PORT_VALIDATORS)
     agent_token = EncryptedTextField(_("agent token"), blank=True, default="")
@@ -238,3 +244,8 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server}/{self.index}"
+
+
+from inventory.terminals.models import Recording, TerminalSession  # noqa: E402  (after what they refer to)
+
+__all__ = ["AIModel", "Brand", "Card", "Device", "Environment", "Recording", "Server", "TerminalSession"]

@@ -1,7 +1,9 @@
 """The inventory's paths."""
 
+from django.urls import path
+
 from infini.api import either_slash
-from inventory import api
+from inventory import api, files_api, pages, terminals_api
 
 urlpatterns = [
     either_slash("api/upload", api.PictureUpload.as_view(), "upload"),
@@ -22,4 +24,13 @@ urlpatterns = [
     either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
     either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/servers/<id>/files", files_api.ServerFiles.as_view(), "server-files"),
+    either_slash("api/servers/<id>/files/download", files_api.ServerFileDownload.as_view(), "server-file-download"),
+    either_slash("api/servers/<id>/files/upload", files_api.ServerFileUpload.as_view(), "server-file-upload"),
+    either_slash("api/terminals", terminals_api.TerminalList.as_view(), "terminals"),
+    either_slash(r"api/terminals/(?P<key>[0-9a-f]{32})", terminals_api.TerminalDetail.as_view(), "terminal"),
+    either_slash("api/recordings", terminals_api.RecordingList.as_view(), "recordings"),
+    either_slash("api/recordings/<id>", terminals_api.RecordingDetail.as_view(), "recording"),
+    either_slash("api/recordings/<id>/cast", terminals_api.RecordingFile.as_view(), "recording-file"),
+    path("admin/inventory/terminal/", pages.terminal_page, name="terminal_page"),
 ]

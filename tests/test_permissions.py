@@ -44,6 +44,14 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "server-resources": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
+    "server-files": {"GET": OPERATOR},
+    "server-file-download": {"GET": OPERATOR},
+    "server-file-upload": {"POST": OPERATOR, "DELETE": OPERATOR},
+    "terminals": {"GET": OPERATOR},
+    "terminal": {"GET": OPERATOR, "DELETE": OPERATOR},
+    "recordings": {"GET": ADMINISTRATOR},
+    "recording": {"GET": ADMINISTRATOR, "DELETE": ADMINISTRATOR},
+    "recording-file": {"GET": ADMINISTRATOR},
     "presets": {"GET": VIEWER},
     "services": LIST,
     "services-refresh-status": {"POST": VIEWER},
@@ -61,6 +69,7 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
 
 # What stands for the changing parts of a path: nothing there has this id, so nothing is changed by asking.
 EXAMPLES = {r"(?P<pk>[0-9]{1,18})": "987654321", r"(?P<filename>[^/]{1,100})": "none.png"}
+EXAMPLES[r"(?P<key>[0-9a-f]{32})"] = "0" * 32
 
 
 def routes() -> dict[str, str]:

@@ -19,13 +19,16 @@ MAY_IMPORT = {
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
 EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
+EDGES |= {"files_api", "terminals_api"}
+TERMINALS = ["buffer", "models", "opening", "recording", "registry", "rows", "session", "surroundings"]
 VERBS = {
     "deployments": [
         "alarms",
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"]
+    + ["transfers", *(f"terminals/{name}" for name in TERMINALS)],
     "chat": ["history", "transcript", "models"],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }

@@ -6,6 +6,7 @@ from django import forms
 from django.contrib import admin
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -41,6 +42,13 @@ def _checked(rows: Any) -> str:
     if not silent:
         return gettext("Checked %(names)s: online.") % {"names": names_of(rows)}
     return gettext("Checked %(n)d: no answer from %(names)s.") % {"n": len(found), "names": names_of(silent)}
+
+
+def _terminal_url(request: HttpRequest, server: Server) -> str | None:
+    """For who may open one, on a server that has an account."""
+    if not server.username or not request.user.has_perm("inventory.open_terminal"):
+        return None
+    return f"{reverse('terminal_page')}?server={server.pk}"
 
 
 class StatusFilter(DropdownFilter):
@@ -132,7 +140,10 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
     fieldsets = [
         (None, {"fields": ["name", "host_ip", "environment", "card", "brand", "labels", "maintenance"]}),
         (_("Agent"), {"fields": ["agent_port", "agent_token", "agent_certificate"]}),
-        (_("SSH (optional)"), {"fields": ["username", "port", "password", "private_key", "passphrase"]}),
+        (
+            _("SSH (optional)"),
+            {"fields": ["username", "port", "password", "private_key", "passphrase", "record_terminals"]},
+        ),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
@@ -162,6 +173,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),
+            "terminal_url": _terminal_url(request, row),
             "check_error": row.check_error if row.reachable is False else "",
         }
 
