@@ -150,7 +150,7 @@ class ServerFileUpload(APIView):
         asked = _asked(UploadQuery, request)
         server = get_object_or_404(Server, pk=pk)
         transfer, received = transfers.upload_piece(
-            request.user, server, asked["path"], offset=asked["offset"], size=asked["size"], data=request.data,
+            request.user, server, asked["path"], offset=asked["offset"], size=asked["size"], data=request.data or b"",
             token=asked["transfer"],
         )  # fmt: skip
         return Response(UploadedSerializer({"received": received, "transfer": transfer.token()}).data)
