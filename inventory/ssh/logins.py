@@ -132,12 +132,12 @@ def _reason(error: Exception) -> str:
 
 
 def _no_handshake(access: SshAccess, error: Exception, deadline: Deadline) -> str:
-    if deadline.left() <= 0 or "timed out" in str(error):
+    told = str(error)
+    if deadline.left() <= 0 or "timed out" in told:
         return f"{_place(access)} did not answer as an SSH server within {deadline.seconds:g} s."
-    if isinstance(error, EOFError | OSError) or str(error) in (
-        "Negotiation failed.",
-        "Error reading SSH protocol banner",
-    ):
+    no_greeting = told.removeprefix("Error reading SSH protocol banner")
+    ended = no_greeting == "" or (no_greeting != told and "[Errno" in no_greeting)
+    if ended or isinstance(error, EOFError | OSError) or told == "Negotiation failed.":
         return f"{_place(access)} closed the connection before the login."
     return f"What answers at {_place(access)} is no SSH server we understand."
 
