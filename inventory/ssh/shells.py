@@ -22,6 +22,7 @@ from inventory.ssh.transports import StreamChannel
 
 SHELL_WINDOW_BYTES = 256 * 1024
 _SEND_BYTES = 16 * 1024
+_AT_ONCE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class ShellChannel:
         self._to_send = bytearray()
         self._is_posted = False
         self._is_paused = False
+        self._resizes = 0  # asked for, and not sent yet
         self._owed = 0
         self.ended: ShellEnd | None = None
 
@@ -52,13 +54,24 @@ class ShellChannel:
         with self._lock:
             if self.ended:
                 return 0
+            channel = self._channel
+            first = not self._to_send and not self._resizes  # nothing typed may overtake what was done before
+            if channel and first and len(data) <= _AT_ONCE_BYTES and channel.send_at_once(data):
+                return 0
             self._to_send += data
             waiting = len(self._to_send)
         self._post_sending()
         return waiting
 
     def resize(self, columns: int, rows: int) -> None:
-        self._post(lambda channel: channel.request("window-change", columns, rows, 0, 0, wants_reply=False))
+        with self._lock:
+            self._resizes += 1
+        self._post(lambda channel: self._resize(channel, columns, rows))
+
+    def _resize(self, channel: StreamChannel, columns: int, rows: int) -> None:
+        channel.request("window-change", columns, rows, 0, 0, wants_reply=False)
+        with self._lock:
+            self._resizes -= 1
 
     def pause(self) -> None:
         """Let no more come than what is under way: at most SHELL_WINDOW_BYTES."""
