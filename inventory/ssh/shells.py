@@ -23,6 +23,7 @@ from inventory.ssh.transports import StreamChannel
 SHELL_WINDOW_BYTES = 256 * 1024
 _SEND_BYTES = 16 * 1024
 _AT_ONCE_BYTES = 1024
+_ACKNOWLEDGE_BYTES = SHELL_WINDOW_BYTES // 8
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,11 @@ class ShellChannel:
     def receive(self, _stream: str, data: bytes) -> None:
         self._on_data(data)
         with self._lock:
-            if self._is_paused:
-                self._owed += len(data)
-                return
-        self._post(lambda channel: channel.acknowledge(len(data)))
+            self._owed += len(data)
+            if self._is_paused or self._owed < _ACKNOWLEDGE_BYTES:
+                return  # a key's echo is worth no message, nor waking the pump
+            owed, self._owed = self._owed, 0
+        self._post(lambda channel: channel.acknowledge(owed))
 
     def end(self) -> None:
         channel = self._channel
