@@ -27,8 +27,12 @@ VERBS = {
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"]
-    + ["transfers", *(f"terminals/{name}" for name in TERMINALS)],
+    "inventory": [
+        *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
+        *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
+        *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
+        *("transfers", *(f"terminals/{name}" for name in TERMINALS)),
+    ],
     "chat": ["history", "transcript", "models"],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }

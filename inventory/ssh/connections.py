@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from django.conf import settings
 
-from inventory.ssh import host_keys
+from inventory.ssh import pins
 from inventory.ssh.access import SshAccess
 from inventory.ssh.errors import SshConnectionLost, SshError, SshUnreachable
-from inventory.ssh.logins import Deadline, log_in
+from inventory.ssh.logins import Deadline, host_key_of, log_in, shake_hands
 from inventory.ssh.shells import SHELL_WINDOW_BYTES, ShellChannel, ShellEnd, start_shell
 from inventory.ssh.transports import BROKEN, WINDOW_BYTES, Channel, ChannelRefused, StreamChannel, Transport
 
@@ -41,6 +41,24 @@ def connected(access: SshAccess, connect_timeout_seconds: float = CONNECT_TIMEOU
     connection = _connection(access)
     connection.ensure(Deadline(connect_timeout_seconds))
     yield connection
+
+
+def offered_host_key(access: SshAccess, timeout_seconds: float) -> str:
+    """The key that answers at ``access`` now, as an OpenSSH line, without logging in there; raises SshError."""
+    deadline = Deadline(timeout_seconds)
+    transport = shake_hands(access, deadline, _tunnel_to(access, deadline))
+    try:
+        return host_key_of(transport)
+    finally:
+        transport.shut_down()
+
+
+def _tunnel_to(access: SshAccess, deadline: Deadline) -> Channel | None:
+    """The way there over its jump host, None where there is none; raises SshError."""
+    if not access.jump:
+        return None
+    with connected(access.jump, max(0.001, deadline.left())) as hop:
+        return hop.open_tunnel(access.host, access.port, timeout_seconds=max(0.001, deadline.left()))
 
 
 class Connection:
@@ -198,16 +216,14 @@ class Connection:
 
     def _log_in(self, deadline: Deadline) -> Transport:
         def judge(line: str) -> None:
-            host_keys.judge(self.access, line)
+            pins.judge(self.access, line)
 
-        if not self.access.jump:
-            return log_in(self.access, deadline, judge)
-        with connected(self.access.jump, max(0.001, deadline.left())) as hop:
-            tunnel = hop.open_tunnel(self.access.host, self.access.port, timeout_seconds=max(0.001, deadline.left()))
+        tunnel = _tunnel_to(self.access, deadline)
         try:
             return log_in(self.access, deadline, judge, tunnel)
         except BaseException:
-            tunnel.close()
+            if tunnel:
+                tunnel.close()
             raise
 
     def _drop(self, link: "_Link") -> None:

@@ -40,7 +40,7 @@ export class Panel {
     const confirm = async (event) => {
       event.target.disabled = true;
       try {
-        const body = JSON.stringify({ host_key: problem.key, key: problem.key });
+        const body = JSON.stringify({ host_key: problem.key });
         await ask("POST", `/api/servers/${shell.about.server}/host-key`, { body, headers: { "Content-Type": "application/json" } });
         act.retry();
       } catch (refusal) {
