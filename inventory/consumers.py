@@ -35,6 +35,56 @@ class _Over(Exception):
     """The socket is done with."""
 
 
+class Outlet:
+    """Sends in order, at once where the web server takes a message without waiting, as daphne always does: a task to
+    do it would come a turn of the loop later, with each key. Where the server does wait, messages wait here."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._under_way: Any = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._waiting.append(message)
+        if self._under_way is None:
+            self._go_on()
+
+    async def emptied(self) -> None:
+        await self._empty.wait()
+
+    def _go_on(self) -> None:
+        while self._waiting:
+            self._under_way = self._send(self._waiting.popleft()).__await__()
+            if not self._step():
+                return
+        self._empty.set()
+
+    def _step(self) -> bool:
+        """Whether the message is sent; else this goes on when what the server waits for is there."""
+        try:
+            awaited = next(self._under_way)
+        except StopIteration:
+            self._under_way = None
+            return True
+        except Exception:  # noqa: BLE001  (the client is gone, which the next receive tells)
+            logger.debug("terminal.send_failed", exc_info=True)
+            self._under_way = None
+            return True
+        self._empty.clear()
+        if awaited is None:
+            asyncio.get_running_loop().call_soon(self._resume)
+        else:
+            awaited._asyncio_future_blocking = False
+            awaited.add_done_callback(lambda _done: self._resume())
+        return False
+
+    def _resume(self) -> None:
+        if self._step():
+            self._go_on()
+
+
 class TerminalSocket:
     """One socket of one person at one server: before ``connect`` at no session, then at one until either ends."""
 
@@ -43,9 +93,8 @@ class TerminalSocket:
         self.user_name = self.user.get_username()
         self.manages = False
         self.server_id = int(scope["url_route"]["kwargs"]["pk"])
-        self._scope, self._receive, self._send = scope, receive, send
-        self._outbox: deque[dict[str, Any] | None] = deque()
-        self._something = asyncio.Event()
+        self._scope, self._receive = scope, receive
+        self._outlet = Outlet(send)
         self._session: Session | None = None
         self._observing = False
         self._opening: asyncio.Task[None] | None = None
@@ -56,8 +105,7 @@ class TerminalSocket:
     async def run(self) -> None:
         """From the handshake to the last frame."""
         await self._receive()
-        await self._send({"type": "websocket.accept"})
-        sender = asyncio.create_task(self._send_all())
+        self._outlet.send({"type": "websocket.accept"})
         looker = asyncio.create_task(self._look_again())
         try:
             await self._admit()
@@ -73,25 +121,24 @@ class TerminalSocket:
         finally:
             self._gone()
             looker.cancel()
-            self._post(None)
-            await sender
+            await self._outlet.emptied()
 
     # What a session calls: nothing here waits
 
     def deliver(self, data: bytes) -> None:
         if not self._leaving:
-            self._post({"type": "websocket.send", "bytes": data})
+            self._outlet.send({"type": "websocket.send", "bytes": data})
 
     def tell(self, frame: dict[str, Any]) -> None:
         if not self._leaving:
-            self._post({"type": "websocket.send", "text": json.dumps(frame, ensure_ascii=False)})
+            self._outlet.send({"type": "websocket.send", "text": json.dumps(frame, ensure_ascii=False)})
 
     def leave(self, frame: dict[str, Any], code: int) -> None:
         """Say the last word and close; what the client still sends is not read any more."""
         if self._leaving:
             return
         self.tell(frame)
-        self._post({"type": "websocket.close", "code": code})
+        self._outlet.send({"type": "websocket.close", "code": code})
         self._gone()
 
     def refuse(self, error: InfiniError) -> None:
@@ -102,20 +149,6 @@ class TerminalSocket:
             frame["pinned_fingerprint"] = error.pinned_fingerprint
         codes = ((Invalid, BAD_FRAME), (Conflict, BAD_FRAME), (Forbidden, FORBIDDEN), (NotFound, NOT_FOUND))
         self.leave(frame, next((code for kind, code in codes if isinstance(error, kind)), NOT_OPENED))
-
-    def _post(self, message: dict[str, Any] | None) -> None:
-        self._outbox.append(message)
-        self._something.set()
-
-    async def _send_all(self) -> None:
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            while self._outbox:
-                message = self._outbox.popleft()
-                if message is None:
-                    return
-                await self._send(message)
 
     # Who asks
 

@@ -27,6 +27,10 @@ MAX_PACKET_BYTES = 32 * 1024
 GREETING_MAX_BYTES = 64 * 1024
 READ_WAIT_SECONDS = 10.0
 
+# Ciphers that authenticate too: one pass over each packet instead of two. paramiko would ask for them last.
+_FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+_OTHER_CIPHERS = (name for name in paramiko.Transport._preferred_ciphers if name not in _FIRST_CIPHERS)
+
 # What breaks a channel from below: paramiko's own errors and those of the socket.
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 
@@ -86,6 +90,8 @@ class Transport(paramiko.Transport):
     _channel_handler_table = {
         number: _by_name(function.__name__) for number, function in paramiko.Transport._channel_handler_table.items()
     }
+
+    _preferred_ciphers = (*_FIRST_CIPHERS, *_OTHER_CIPHERS)
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=_Packetizer)
