@@ -112,7 +112,9 @@ class Page {
     this.store();
     tab.button.dataset.state = tab.shell.state;
     tab.panel.show(tab.shell, { again: () => tab.shell.again(), retry: () => tab.shell.retry(), close: () => this.remove(tab) });
-    if (tab === this.front) this.tell();
+    if (tab !== this.front) return;
+    this.tell();
+    if (tab.shell.state === "connected" && document.activeElement === document.body) tab.shell.term.focus();
   }
 
   tell() {
