@@ -184,9 +184,11 @@ class TerminalSocket:
             return  # who watches does not type
         if self._session:
             taken = self._session.input(data)
-        else:
-            taken = self._opening is not None and sum(map(len, self._held)) + len(data) <= HELD_INPUT_BYTES
+        elif self._opening:
+            taken = sum(map(len, self._held)) + len(data) <= HELD_INPUT_BYTES
             self._held.append(data)
+        else:
+            raise Invalid("Connect to a shell first; there is none to type into.")
         if not taken:
             raise Invalid("More was typed than the shell takes in; send large pastes in pieces.")
 

@@ -327,6 +327,8 @@ class Page {
       tab.button.classList.remove("is-front");
     }
     byId("choice").hidden = false;
+    byId("find-bar").hidden = true;
+    if (byId("files") && !byId("files").hidden) this.toggleFiles();
     this.tell();
     byId("server-filter").focus();
     const list = byId("mine");
