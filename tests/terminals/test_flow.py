@@ -1,5 +1,6 @@
 """Floods: a client that does not read costs no memory, and Ctrl-C is not behind what was flooded."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -7,6 +8,7 @@ import psutil
 import pytest
 
 from infini.models import User
+from inventory.consumers import Outlet
 from inventory.terminals import registry
 from inventory.terminals.buffer import BLOCK_BYTES, OutputBuffer
 from inventory.terminals.session import HISTORY_BYTES, WINDOW_BYTES
@@ -96,3 +98,30 @@ def test_buffer_by_offset() -> None:
     assert BLOCK_BYTES < buffer.start <= 2 * BLOCK_BYTES + 100
     assert buffer.read(buffer.start, len(whole)) == whole[buffer.start :]
     assert buffer.end == len(whole)
+
+
+async def test_a_web_server_that_waits_gets_everything_in_order() -> None:
+    """daphne never waits; others do, and some of what they do fails when the client is gone."""
+    got: list[int] = []
+    gate = asyncio.get_running_loop().create_future()
+
+    async def send(message: dict[str, Any]) -> None:
+        number = message["number"]
+        if number == 1:
+            await gate
+        elif number % 2:
+            await asyncio.sleep(0)
+        elif number == 4:
+            raise OSError("the client is gone")
+        got.append(number)
+
+    outlet = Outlet(send)
+    for number in range(3):
+        outlet.send({"number": number})
+    assert got == [0]
+    gate.set_result(None)
+    await outlet.emptied()
+    for number in range(3, 8):
+        outlet.send({"number": number})
+    await asyncio.wait_for(outlet.emptied(), 5)
+    assert got == [0, 1, 2, 3, 5, 6, 7]
