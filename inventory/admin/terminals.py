@@ -1,5 +1,6 @@
 """Terminals and their recordings: live ones first. Who manages terminals sees everybody's; others their own."""
 
+from dataclasses import replace
 from typing import Any
 
 from django.contrib import admin
@@ -39,6 +40,13 @@ END = Verb(
     effect=_("The shell and what runs in it are ended; its owner is told who did it."),
     danger=True,
     refused=lambda row: gettext("It is over.") if row.ended_at else "",
+)
+
+END_RECORDED = replace(
+    END,
+    permission=MANAGE,
+    run=lambda row, by: _end(row.session, by),
+    refused=lambda row: gettext("It is over.") if row.session.ended_at else "",
 )
 
 
@@ -130,7 +138,7 @@ class RecordingAdmin(_ReadOnly, PagedAdmin):
 
     @property
     def verbs(self) -> list[Verb]:  # type: ignore[override]
-        return [DELETE]
+        return [END_RECORDED, DELETE]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         return rows.select_related("session__server").annotate(rank=live_first("session__ended_at"))

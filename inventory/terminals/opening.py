@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from inventory.terminals.surroundings import Surroundings, surroundings_of
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 30.0
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LANGUAGE = {"LANG": "C.UTF-8"}  # in the POSIX locale shells take the bytes of other scripts for commands
 # Not the event loop's own threads: those serve the database, and a dead server would keep them for half a minute.
 _openers = ThreadPoolExecutor(64, thread_name_prefix="terminal")
@@ -133,7 +135,7 @@ def _command(surroundings: Surroundings | None) -> str:
     if surroundings is None:
         return ""
     variables = {**surroundings.environment, "INFINI_SERVICE": surroundings.service_name}
-    exports = " ".join(f"{name}={shlex.quote(text)}" for name, text in variables.items())
+    exports = " ".join(f"{name}={shlex.quote(str(text))}" for name, text in variables.items() if _NAME.fullmatch(name))
     steps = [f"export {exports}"]
     if surroundings.directory:
         steps.append(f"cd -- {shlex.quote(surroundings.directory)}")

@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
@@ -104,30 +104,32 @@ def asked_to_end() -> dict[str, str]:
 
 def end_forgotten() -> int:
     """End rows whose process is gone; returns how many."""
-    cut = timezone.now() - timedelta(seconds=FORGOTTEN_SECONDS)
     rows = TerminalSession.objects.filter(ended_at=None).exclude(process=PROCESS)
-    gone = [(key, process) for key, process, seen in rows.values_list("key", "process", "seen_at")
-            if seen < cut or _process_ended(process)]  # fmt: skip
-    for key, _process in gone:
+    gone = [key for key, process, seen in rows.values_list("key", "process", "seen_at") if _is_gone(process, seen)]
+    for key in gone:
         end_row(key, End(Ending.RESTARTED))
         _close_recording(key)
     return len(gone)
 
 
-def _process_ended(process: str) -> bool:
-    """Whether a process of this host is gone; of another host that is not known here."""
+def _is_gone(process: str, seen: datetime) -> bool:
+    """On this host the process itself tells; one that stood still for long, as the whole machine may, is not gone.
+    Of another host only its silence is known, and here of one whose number somebody else may have by now."""
     host, pid, _token = process.rsplit(":", 2)
+    silent = timezone.now() - seen
     if host != HOST:
-        return False
-    if int(pid) == os.getpid():
-        return True  # the same number, another run
+        return silent > timedelta(seconds=FORGOTTEN_SECONDS)
+    return int(pid) == os.getpid() or silent > timedelta(days=1) or not _runs(int(pid))
+
+
+def _runs(pid: int) -> bool:
     try:
-        os.kill(int(pid), 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _close_recording(key: str) -> None:
