@@ -183,7 +183,9 @@ class Page {
     byId("find-text").addEventListener("input", () => this.search("findNext", true));
     byId("find-previous").addEventListener("click", () => this.search("findPrevious"));
     byId("keys").addEventListener("pointerdown", (event) => this.phoneKey(event));
-    document.addEventListener("keydown", (event) => this.key(event) || event.preventDefault());
+    document.addEventListener("keydown", (event) => {
+      if (!this.key(event) && event.code !== "KeyV") event.preventDefault();
+    });
     document.addEventListener("theme", () => this.tabs.forEach((tab) => (tab.shell.term.options.theme = theme())));
     new ResizeObserver(() => this.front?.shell.fitted()).observe(byId("stage"));
   }
