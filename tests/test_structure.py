@@ -20,7 +20,7 @@ WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
 EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
 EDGES |= {"files_api", "terminals_api"}
-TERMINALS = ["buffer", "models", "opening", "recording", "registry", "rows", "session", "surroundings"]
+TERMINALS = ["buffer", "models", "opening", "outlet", "recording", "registry", "rows", "session", "surroundings"]
 VERBS = {
     "deployments": [
         "alarms",

@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from infini.models import User
-from inventory.consumers import Outlet
 from inventory.terminals import registry
 from inventory.terminals.buffer import BLOCK_BYTES, OutputBuffer
+from inventory.terminals.outlet import Outlet
 from inventory.terminals.session import HISTORY_BYTES, WINDOW_BYTES
 from tests.terminals.conftest import PROMPT, Terminal
 from tests.terminals.test_sessions import Make
