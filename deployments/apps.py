@@ -8,9 +8,12 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments import overview, selectors, surroundings
-        from infini import dashboard, stats
+        from deployments.event_words import WORDS
+        from infini import badges, dashboard, event_words, stats
         from inventory.terminals.surroundings import register
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
+        badges.register(overview.badges)
+        event_words.register(WORDS)
         register(surroundings.surroundings)

@@ -19,7 +19,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from infini import alert_admin, events, keys
+from infini import alert_admin, events, keys, logins, two_step
 from infini.admin_base import (
     AdminPasswordChangeForm,
     BaseAdmin,
@@ -32,6 +32,7 @@ from infini.admin_base import (
 )
 from infini.admin_verbs import Verb, names_of
 from infini.display import ABSENT, BAD, GOOD, QUIET, Chip, ago, link
+from infini.event_words import event_words
 from infini.models import ApiKey, Event, User
 from infini.roles import ROLES
 from infini.timeline import event_text, subject_url, visible_events
@@ -90,12 +91,36 @@ class UserForm(UserChangeForm):
         self.initial["role"] = self.instance.groups.filter(name__in=ROLES).first()
 
 
+END_SESSIONS = Verb(
+    name="end_sessions",
+    label=_("End sessions"),
+    icon="logout",
+    permission="infini.change_user",
+    run=lambda user, by: logins.end_sessions(user, by=by),
+    done=lambda rows: gettext("Logged out everywhere: %(names)s.") % {"names": names_of(rows)},
+    effect=_("They are logged out in every browser and have to log in again. Their API keys go on working."),
+    danger=True,
+)
+TURN_OFF_TWO_STEP = Verb(
+    name="turn_off_two_step",
+    label=_("Turn off two-step login"),
+    icon="phonelink_erase",
+    permission="infini.change_user",
+    run=lambda user, by: two_step.turn_off(user, by=by),
+    done=lambda rows: gettext("The password alone opens the site again for: %(names)s.") % {"names": names_of(rows)},
+    effect=_("For somebody who lost his telephone and his recovery codes. Make sure that it is he who asks."),
+    danger=True,
+)
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, BaseAdmin):
+    find_icon = "person"
     form = UserForm
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm
-    list_display = ["username", "role_shown", "email", "active_shown", "last_login_shown"]
+    verbs = [END_SESSIONS, TURN_OFF_TWO_STEP]
+    list_display = ["username", "role_shown", "email", "active_shown", "two_step_shown", "last_login_shown"]
     list_filter = [("groups", RelatedDropdownFilter)]
     search_fields = ["username", "first_name", "last_name", "email"]
     filter_horizontal = []
@@ -160,6 +185,10 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
         if user.is_active:
             return Chip(gettext("Active"), GOOD, "check_circle")
         return Chip(gettext("Locked"), QUIET, "block", gettext("Cannot log in; keys do not work"))
+
+    @display(description=_("Two-step login"))
+    def two_step_shown(self, user: User) -> str:
+        return gettext("on") if user.totp_secret else ABSENT
 
     @display(description=_("Last login"), ordering="last_login")
     def last_login_shown(self, user: User) -> SafeString:
@@ -281,7 +310,7 @@ class ApiKeyAdmin(BaseAdmin):
 class EventAdmin(BaseAdmin):
     """The timeline: read-only for everybody."""
 
-    list_display = ["when", "kind", "subject_shown", "actor_shown", "details"]
+    list_display = ["when", "subject_shown", "does", "actor_shown", "details"]
     list_display_links = None
     search_fields = ["kind", "subject_name", "actor_name"]
     search_help_text = _("Search what, subject or actor")
@@ -314,9 +343,13 @@ class EventAdmin(BaseAdmin):
     def subject_shown(self, event: Event) -> SafeString:
         return link(subject_url(event), event.subject_name)
 
-    @display(description=_("Who"), ordering="actor_name")
-    def actor_shown(self, event: Event) -> str:
-        return event.actor_name or gettext("the system")
+    @display(description=_("What"), ordering="kind")
+    def does(self, event: Event) -> SafeString:
+        return format_html('<span title="{}">{}</span>', event.kind, event_words(event))
+
+    @display(description=_("Who"), ordering="actor_name", header=True)
+    def actor_shown(self, event: Event) -> list[str]:
+        return [event.actor_name or gettext("the system"), event.address]
 
     @display(description=_("Details"))
     def details(self, event: Event) -> SafeString:

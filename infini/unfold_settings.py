@@ -8,6 +8,8 @@ from django.templatetags.static import static
 from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
+from infini.badges import badges_for
+
 
 def _may(permission: str) -> Callable[[HttpRequest], bool]:
     return lambda request: request.user.has_perm(permission)
@@ -23,7 +25,19 @@ def _item(title: Any, icon: str, page: str, permission: str | None = None) -> di
 
 
 def _list(title: Any, icon: str, app: str, model: str) -> dict[str, Any]:
-    return _item(title, icon, f"{app}_{model}_changelist", f"{app}.view_{model}")
+    item = _item(title, icon, f"{app}_{model}_changelist", f"{app}.view_{model}")
+    return item | {"about": f"{app}.{model}"}
+
+
+def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
+    """The navigation with the counts of what needs somebody."""
+    groups = navigation(request)
+    found = badges_for(request.user) if request.user.is_authenticated else {}
+    for group in groups:
+        for item in group["items"]:
+            if badge := found.get(item.get("about", "")):
+                item |= {"badge": badge.count, "badge_variant": badge.role, "badge_style": "solid"}
+    return groups
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
@@ -34,6 +48,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "title": _("Fleet"),
             "items": [
                 _list(_("Servers"), "dns", "inventory", "server"),
+                _list(_("Devices"), "developer_board", "inventory", "device"),
                 _list(_("Brands"), "sell", "inventory", "brand"),
                 _list(_("Cards"), "memory", "inventory", "card"),
                 _list(_("Environments"), "workspaces", "inventory", "environment"),
@@ -83,7 +98,8 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "infini.dashboard.overview",
     "STYLES": [_file("css/infini.css")],
-    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js"), _file("js/live.js")],
+    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js")],
+    "ACCOUNT": {"navigation": [{"title": _("Your account"), "link": reverse_lazy("account")}]},
     "BORDER_RADIUS": "6px",
     "COLORS": {
         "primary": {
@@ -104,6 +120,6 @@ UNFOLD = {
         "show_search": False,
         "command_search": False,
         "show_all_applications": False,
-        "navigation": navigation,
+        "navigation": sidebar,
     },
 }

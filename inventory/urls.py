@@ -3,9 +3,10 @@
 from django.urls import path
 
 from infini.api import either_slash
-from inventory import api, files_api, pages, terminals_api
+from inventory import api, files_api, import_pages, pages, terminals_api
 
 urlpatterns = [
+    path("admin/inventory/server/import/", import_pages.import_page, name="server-import"),
     either_slash("api/upload", api.PictureUpload.as_view(), "upload"),
     either_slash(r"api/uploads/(?P<filename>[^/]{1,100})", api.Picture.as_view(), "picture"),
     either_slash("api/environments", api.EnvironmentList.as_view(), "environments"),
@@ -26,6 +27,7 @@ urlpatterns = [
     either_slash("api/servers/<id>/host-key", api.ServerHostKey.as_view(), "server-host-key"),
     either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/servers/<id>/history", api.ServerHistory.as_view(), "server-history"),
     either_slash("api/servers/<id>/files", files_api.ServerFiles.as_view(), "server-files"),
     either_slash("api/servers/<id>/files/download", files_api.ServerFileDownload.as_view(), "server-file-download"),
     either_slash("api/servers/<id>/files/upload", files_api.ServerFileUpload.as_view(), "server-file-upload"),

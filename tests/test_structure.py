@@ -18,23 +18,41 @@ MAY_IMPORT = {
 }
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
-EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
-EDGES |= {"files_api", "terminals_api"}
+EDGES = {
+    "admin",
+    "api",
+    "urls",
+    "serializers",
+    "consumers",
+    "logs_api",
+    "unknown_api",
+    "device_api",
+    "files_api",
+    "terminals_api",
+    "tasks",
+    "management",
+    "pages",
+}
 TERMINALS = ["buffer", "models", "opening", "outlet", "recording", "registry", "rows", "session", "surroundings"]
 VERBS = {
     "deployments": [
         "alarms",
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
+        *("wanting", "trials", "returning", "unknown", "adoption", "revisions", "freeing", "plans"),
     ],
     "inventory": [
         *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
+        *("imports/table", "imports/lines"),
         *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
         *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
         *("transfers", *(f"terminals/{name}" for name in TERMINALS)),
     ],
     "chat": ["history", "transcript", "models"],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
+    "infini": [
+        *("events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"),
+        *("event_tail", "logins", "two_step", "account", "finding", "badges"),
+    ],
 }
 
 

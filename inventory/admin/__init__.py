@@ -1,5 +1,5 @@
 """The fleet in the admin."""
 
-from inventory.admin import catalogue, servers, terminals
+from inventory.admin import catalogue, devices, servers, terminals
 
-__all__ = ["catalogue", "servers", "terminals"]
+__all__ = ["catalogue", "devices", "servers", "terminals"]

@@ -180,7 +180,7 @@ def remove_recording(row: Recording, *, by: events.Actor) -> None:
     with transaction.atomic():
         subject = row.session.server or Server(pk=0, name=row.session.server_name)
         data = {"user": row.session.user_name, "opened_at": row.session.opened_at.isoformat(timespec="seconds")}
-        events.record("recording.deleted", subject, by=by, data=data)
+        events.record("terminal.recording_removed", subject, by=by, data=data)
         file = row.file
         row.delete()
     _remove_files([file])

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('inventory', '0002_server_ssh'),
+        ('inventory', '0003_samples'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
