@@ -79,12 +79,11 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
 }
 
 # What stands for the changing parts of a path: nothing there has this id, so nothing is changed by asking.
-EXAMPLES = {r"(?P<pk>[0-9]{1,18})": "987654321", r"(?P<filename>[^/]{1,100})": "none.png"}
-EXAMPLES[r"(?P<key>[0-9a-f]{32})"] = "0" * 32
 EXAMPLES = {
     r"(?P<pk>[0-9]{1,18})": "987654321",
     r"(?P<filename>[^/]{1,100})": "none.png",
     r"(?P<key>[A-Za-z0-9._-]{1,64})": "none-1",
+    r"(?P<key>[0-9a-f]{32})": "0" * 32,
 }
 
 
