@@ -56,8 +56,10 @@ export class Files {
 
   async list(path) {
     this.problem("");
+    const asked = (this.asked = {}); // a slow answer must not replace a later one
     try {
       const found = await (await ask("GET", this.url("", { path }))).json();
+      if (asked !== this.asked) return;
       this.path = this.pathBox.value = found.path;
       this.names = new Set(found.entries.map((entry) => entry.name));
       const lines = found.entries.map((entry) => this.line(entry));
@@ -66,7 +68,7 @@ export class Files {
       if (found.truncated) lines.push(element("li", { class: "term-soft" }, say("more", found.entries.length)));
       this.listBox.replaceChildren(...lines);
     } catch (failed) {
-      this.problem(failed.message);
+      if (asked === this.asked) this.problem(failed.message);
     }
   }
 
