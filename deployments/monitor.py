@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -43,12 +44,18 @@ class Monitor:
         self.tick_seconds = min(1.0, settings.MONITOR_INTERVAL_SECONDS)
         self.asked_at: dict[int, datetime] = {}
         self.pending: dict[int, asyncio.Task[Report]] = {}
+        self._leads_until = 0.0
+
+    def leads(self) -> bool:
+        """Whether the lease is surely held; callable from any thread."""
+        return time.monotonic() < self._leads_until
 
     async def run(self) -> None:
         async with AgentClient() as client:
             while True:
                 started = asyncio.get_running_loop().time()
                 if await _in_thread(lambda: Lease.take(LEASE, self.holder, seconds=LEASE_SECONDS)):
+                    self._leads_until = started + LEASE_SECONDS - 1
                     await self.tick(client)
                 spent = asyncio.get_running_loop().time() - started
                 await asyncio.sleep(max(0.0, self.tick_seconds - spent))

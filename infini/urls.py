@@ -21,6 +21,7 @@ urlpatterns = [
     path("", include("inventory.urls")),
     path("", include("deployments.urls")),
     path("", include("chat.urls")),
+    path("", include("scheduler.urls")),
     path("i18n/", include("django.conf.urls.i18n")),
     path("admin/", admin.site.urls),
 ]
