@@ -43,6 +43,11 @@ BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
 PORT_RANGE_FIRST = env_int("INFINI_PORT_RANGE_FIRST", 10001, least=1024, most=65535)
 PORT_RANGE_LAST = env_int("INFINI_PORT_RANGE_LAST", 10100, least=PORT_RANGE_FIRST, most=65535)
 
+# SSH. A connection is shared by all that use the same server and account, and closed when nothing used it for a while.
+SSH_IDLE_SECONDS = env_float("INFINI_SSH_IDLE_SECONDS", 300.0, least=1.0)
+SSH_KEEPALIVE_SECONDS = env_int("INFINI_SSH_KEEPALIVE_SECONDS", 15, least=1)
+SSH_ACCEPT_NEW_HOST_KEYS = env_bool("INFINI_SSH_ACCEPT_NEW_HOST_KEYS")  # pin a server's first key without asking
+
 # Limits of what comes in, in bytes
 UPLOAD_MAX_BYTES = env_int("INFINI_UPLOAD_MAX_BYTES", 5 * 1024 * 1024, least=1024)
 REQUEST_MAX_BYTES = env_int("INFINI_REQUEST_MAX_BYTES", 32 * 1024 * 1024, least=1024)
@@ -257,6 +262,8 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": env_str("INFINI_LOG_LEVEL", "INFO").upper()},
     "loggers": {
         "django.server": {"level": "WARNING"},
+        # It logs traces of what we turn into a sentence.
+        "paramiko": {"level": "CRITICAL"},
         # One line per queued and done step says nothing that the operations' own lines do not.
         "django-q": {"level": "WARNING"},
         "daphne.server": {"level": "WARNING"},

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 from django.db.models.functions import Lower
 from django.utils.translation import gettext_lazy as _
 
@@ -161,6 +161,16 @@ class Server(Versioned):
     password = EncryptedTextField(_("password"), blank=True, default="")
     private_key = EncryptedTextField(_("private key"), blank=True, default="")
     passphrase = EncryptedTextField(_("passphrase"), blank=True, default="")
+    jump = models.ForeignKey(
+        "self",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="behind",
+        verbose_name=_("jump host"),
+        help_text=_("The server over which this one is reached by SSH; empty: directly."),
+    )
+    # The pin; written by inventory.ssh.host_keys alone.
     host_key = models.TextField(_("pinned host key"), blank=True, editable=False)
 
     agent_port = models.PositiveIntegerField(_("agent port"), default=8888, validators=PORT_VALIDATORS)
@@ -174,6 +184,8 @@ class Server(Versioned):
     last_check = models.DateTimeField(_("last check"), null=True, editable=False)
     check_method = models.CharField(max_length=10, blank=True, editable=False)
     check_error = models.CharField(max_length=300, blank=True, editable=False)
+    # Observed by SSH logins: what was last offered in place of the pinned key.
+    host_key_offered = models.TextField(blank=True, default="", editable=False)
     # Observed by reports.
     agent_seen_at = models.DateTimeField(_("agent seen"), null=True, editable=False)
     agent_asked_at = models.DateTimeField(_("agent asked"), null=True, editable=False)
@@ -193,6 +205,7 @@ class Server(Versioned):
             models.UniqueConstraint(Lower("name"), name="server_name_unique"),
             _port_in_range("port", "server_port_range"),
             _port_in_range("agent_port", "server_agent_port_range"),
+            models.CheckConstraint(condition=Q(jump=None) | ~Q(jump=F("pk")), name="server_jump_is_another"),
         ]
 
     def __str__(self) -> str:

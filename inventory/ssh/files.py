@@ -1,0 +1,193 @@
+"""Files on a server, over SFTP: whole small ones, and large ones in pieces."""
+
+import contextlib
+import posixpath
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import paramiko
+
+from infini.errors import TooLarge
+from inventory.ssh.access import SshAccess
+from inventory.ssh.connections import CONNECT_TIMEOUT_SECONDS, connected
+from inventory.ssh.errors import SshConnectionLost, SshError, SshFileRefused
+from inventory.ssh.transports import BROKEN
+
+PIECE_BYTES = 32 * 1024
+# How long one answer of the server may take.
+ANSWER_TIMEOUT_SECONDS = 60.0
+# Pieces that may be under way at once while a file is read.
+_AHEAD = 32
+
+Pieces = bytes | Iterable[bytes]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One entry of a directory. ``kind`` is "file", "directory", "link" or "other"."""
+
+    name: str
+    kind: str
+    size: int
+    mode: int
+    modified_at: datetime | None
+
+
+class Files:
+    """An SFTP session; get it from ``opened``. Every method raises SshFileRefused or SshConnectionLost."""
+
+    def __init__(self, access: SshAccess, sftp: paramiko.SFTPClient) -> None:
+        self._access = access
+        self._sftp = sftp
+
+    def put(self, content: Pieces, path: str, *, mode: int = 0o644, most_bytes: int | None = None) -> int:
+        """Write ``path`` and return its size. It appears complete or not at all, replacing what was there.
+
+        Raises TooLarge when ``content`` goes past ``most_bytes``.
+        """
+        unfinished = posixpath.join(posixpath.dirname(path), f".{posixpath.basename(path)}.{secrets.token_hex(4)}")
+        with self._told(path):
+            try:
+                size = self._write(content, unfinished, mode, most_bytes)
+                self._sftp.posix_rename(unfinished, path)
+            except BaseException:
+                with contextlib.suppress(*BROKEN):
+                    self._sftp.remove(unfinished)
+                raise
+        return size
+
+    def _write(self, content: Pieces, path: str, mode: int, most_bytes: int | None) -> int:
+        size = 0
+        with self._sftp.open(path, "wx") as file:
+            file.chmod(mode)
+            file.set_pipelined(True)
+            for piece in [content] if isinstance(content, bytes) else content:
+                size += len(piece)
+                if most_bytes is not None and size > most_bytes:
+                    raise TooLarge(f"The file is larger than {most_bytes} bytes.")
+                file.write(piece)
+        return size
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        """The content of ``path``; raises TooLarge above ``most_bytes``."""
+        return b"".join(self.pieces(path, most_bytes=most_bytes))
+
+    def pieces(self, path: str, *, most_bytes: int | None = None) -> Iterator[bytes]:
+        """The content of ``path`` piece by piece, read a little ahead; raises TooLarge above ``most_bytes``."""
+        with self._told(path), self._sftp.open(path, "rb") as file:
+            size = file.stat().st_size or 0
+            if most_bytes is not None and size > most_bytes:
+                raise TooLarge(f"{path} has {size} bytes; at most {most_bytes} are read.")
+            file.prefetch(size, max_concurrent_requests=_AHEAD)
+            given = 0
+            while piece := file.read(PIECE_BYTES):
+                given += len(piece)
+                if most_bytes is not None and given > most_bytes:
+                    raise TooLarge(f"{path} grew past {most_bytes} bytes while it was read.")
+                yield piece
+
+    def list_directory(self, path: str, *, most: int = 5000) -> list[RemoteFile]:
+        """What is in ``path``, by name; the first ``most`` the server tells."""
+        found = []
+        with self._told(path):
+            for entry in self._sftp.listdir_iter(path):
+                found.append(_remote_file(entry.filename, entry))
+                if len(found) >= most:
+                    break
+        return sorted(found, key=lambda file: file.name)
+
+    def stat(self, path: str) -> RemoteFile:
+        """What ``path`` is, links followed."""
+        with self._told(path):
+            return _remote_file(posixpath.basename(path), self._sftp.stat(path))
+
+    def absolute(self, path: str) -> str:
+        """``path`` as the server writes it out; "." is where the account begins."""
+        with self._told(path):
+            return self._sftp.normalize(path)
+
+    def make_directory(self, path: str, *, mode: int = 0o755) -> None:
+        with self._told(path):
+            self._sftp.mkdir(path, mode)
+
+    def remove(self, path: str) -> None:
+        with self._told(path):
+            self._sftp.remove(path)
+
+    @contextlib.contextmanager
+    def _told(self, path: str) -> Iterator[None]:
+        """Turn what SFTP answers into a sentence."""
+        name = self._access.server_name
+        try:
+            yield
+        except FileNotFoundError:
+            raise SshFileRefused(f"{path[:200]} does not exist on {name}.", code="file_not_found") from None
+        except PermissionError:
+            raise SshFileRefused(
+                f"The account {self._access.username} may not do that with {path[:200]} on {name}."
+            ) from None
+        except (TimeoutError, EOFError, paramiko.SSHException):
+            raise SshConnectionLost(f"The connection to {name} was lost while {path[:200]} was in work.") from None
+        except OSError as error:
+            if self._sftp.sock.closed:
+                raise SshConnectionLost(f"The connection to {name} was lost while {path[:200]} was in work.") from None
+            what = str(error.strerror or error)[:100]
+            raise SshFileRefused(f"{name} refuses {path[:200]}: {what}.") from None
+
+
+@contextlib.contextmanager
+def opened(access: SshAccess, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> Iterator[Files]:
+    """An SFTP session on the shared connection; raises SshError."""
+    with connected(access, connect_timeout_seconds) as connection:
+        channel = connection.open_channel(timeout_seconds=connect_timeout_seconds)
+    try:
+        try:
+            channel.settimeout(ANSWER_TIMEOUT_SECONDS)
+            channel.invoke_subsystem("sftp")
+            sftp = paramiko.SFTPClient(channel)
+        except BROKEN:
+            raise SshError(f"{access.server_name} offers no file transfer (SFTP) for this account.") from None
+        yield Files(access, sftp)
+    finally:
+        with contextlib.suppress(*BROKEN):
+            channel.close()
+
+
+def put(
+    access: SshAccess,
+    content: Pieces,
+    path: str,
+    *,
+    mode: int = 0o644,
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+) -> int:
+    """Write one file, see ``Files.put``; raises SshError."""
+    with opened(access, connect_timeout_seconds) as files:
+        return files.put(content, path, mode=mode)
+
+
+def read(
+    access: SshAccess, path: str, most_bytes: int, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+) -> bytes:
+    """The content of one file of at most ``most_bytes``; raises SshError, TooLarge."""
+    with opened(access, connect_timeout_seconds) as files:
+        return files.read(path, most_bytes)
+
+
+def list_directory(
+    access: SshAccess, path: str, *, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+) -> list[RemoteFile]:
+    """What is in one directory; raises SshError."""
+    with opened(access, connect_timeout_seconds) as files:
+        return files.list_directory(path)
+
+
+def _remote_file(name: str, found: paramiko.SFTPAttributes) -> RemoteFile:
+    mode = found.st_mode or 0
+    kinds = ((stat.S_ISREG, "file"), (stat.S_ISDIR, "directory"), (stat.S_ISLNK, "link"))
+    kind = next((kind for fits, kind in kinds if fits(mode)), "other")
+    modified = datetime.fromtimestamp(found.st_mtime, UTC) if found.st_mtime is not None else None
+    return RemoteFile(name, kind, found.st_size or 0, stat.S_IMODE(mode), modified)

@@ -1,0 +1,237 @@
+"""From an address to a connection that is logged in: dial, key exchange, the host's key, the account's login.
+
+The host key is judged before anything secret is sent.
+"""
+
+import errno
+import functools
+import ipaddress
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as Late
+from io import StringIO
+from typing import Any
+
+import paramiko
+from django.conf import settings
+
+from inventory.ssh.access import SshAccess
+from inventory.ssh.errors import SshError, SshKeyUnusable, SshLoginRefused, SshUnreachable
+from inventory.ssh.transports import BROKEN, READ_WAIT_SECONDS, Transport
+
+_KEY_KINDS = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
+_REFUSALS = {
+    errno.ECONNREFUSED: "refuses the connection",
+    errno.EHOSTUNREACH: "cannot be reached: there is no route to the host",
+    errno.ENETUNREACH: "cannot be reached: there is no route to its network",
+}
+# Names are looked up here, so that a dead name server costs the timeout and not half a minute.
+_resolvers = ThreadPoolExecutor(8, thread_name_prefix="ssh-resolve")
+
+
+class Deadline:
+    """A moment that several waits share."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return max(0.0, self._at - time.monotonic())
+
+
+def log_in(access: SshAccess, deadline: Deadline, judge_host_key: Callable[[str], None], sock: Any = None) -> Transport:
+    """A connection as ``access`` says, over ``sock`` where there is a jump host; raises SshError.
+
+    ``judge_host_key`` gets the key the server offers, as an OpenSSH line, and raises what speaks against it.
+    """
+    key = load_key(access) if access.private_key else None
+    transport = shake_hands(access, deadline, sock)
+    try:
+        judge_host_key(host_key_of(transport))
+        _authenticate(transport, access, key, deadline)
+    except BaseException:
+        transport.shut_down()
+        raise
+    # paramiko looks around ten times a second; a connection that only waits need not.
+    transport.sock.settimeout(READ_WAIT_SECONDS)
+    transport.set_keepalive(settings.SSH_KEEPALIVE_SECONDS)
+    return transport
+
+
+def load_key(access: SshAccess) -> paramiko.PKey:
+    """The private key of ``access``; raises SshKeyUnusable."""
+    try:
+        return _parse_key(access.private_key, access.passphrase)
+    except paramiko.PasswordRequiredException:
+        raise SshKeyUnusable(f"The private key of {access.server_name} is encrypted; enter its passphrase.") from None
+    except paramiko.SSHException:
+        raise SshKeyUnusable(
+            f"The private key of {access.server_name} cannot be used: "
+            "it is no Ed25519, ECDSA or RSA key, or the passphrase does not open it."
+        ) from None
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_key(text: str, passphrase: str) -> paramiko.PKey:
+    """Kept, because opening an encrypted key takes a good part of a second on purpose."""
+    for kind in _KEY_KINDS:
+        try:
+            return kind.from_private_key(StringIO(text), password=passphrase or None)
+        except paramiko.PasswordRequiredException:
+            raise
+        except Exception:  # noqa: BLE001, S112  (a parser of foreign bytes fails in many ways; the next kind may fit)
+            continue
+    raise paramiko.SSHException("no kind of key fits")
+
+
+def shake_hands(access: SshAccess, deadline: Deadline, sock: Any = None) -> Transport:
+    """An encrypted connection to whoever answers, nothing judged yet; raises SshUnreachable."""
+    sock = sock or _dial(access, deadline)
+    transport = Transport(sock)
+    transport.banner_timeout = transport.handshake_timeout = deadline.left()
+    options = transport.get_security_options()
+    # Of several keys a server offers the one we ask for first: ask for the kind that is pinned.
+    pinned = _signatures_of(access.host_key.partition(" ")[0])
+    options.key_types = sorted(options.key_types, key=lambda kind: kind not in pinned)
+    try:
+        transport.start_client(timeout=deadline.left())
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        transport.shut_down()
+        raise SshUnreachable(
+            f"{access.server_name} offers only outdated SSH algorithms ({_reason(error)}); update its SSH server.",
+            code="ssh_incompatible",
+        ) from None
+    except BROKEN as error:
+        transport.shut_down()
+        raise SshUnreachable(_no_handshake(access, error, deadline)) from None
+    if not transport.initial_kex_done:
+        transport.shut_down()
+        raise SshUnreachable(f"{_place(access)} did not answer as an SSH server within {deadline.seconds:g} s.")
+    return transport
+
+
+def host_key_of(transport: Transport) -> str:
+    """The key the server has proven to hold, as an OpenSSH line."""
+    key = transport.get_remote_server_key()
+    return f"{key.get_name()} {key.get_base64()}"
+
+
+def _signatures_of(kind: str) -> set[str]:
+    return {"rsa-sha2-512", "rsa-sha2-256"} if kind == "ssh-rsa" else {kind}
+
+
+def _place(access: SshAccess) -> str:
+    return f"{access.server_name} ({access.host} port {access.port})"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).removeprefix("Incompatible ssh peer (").rstrip(")")[:100]
+
+
+def _no_handshake(access: SshAccess, error: Exception, deadline: Deadline) -> str:
+    if deadline.left() <= 0 or "timed out" in str(error):
+        return f"{_place(access)} did not answer as an SSH server within {deadline.seconds:g} s."
+    if isinstance(error, EOFError | OSError) or str(error) in (
+        "Negotiation failed.",
+        "Error reading SSH protocol banner",
+    ):
+        return f"{_place(access)} closed the connection before the login."
+    return f"What answers at {_place(access)} is no SSH server we understand."
+
+
+def _dial(access: SshAccess, deadline: Deadline) -> socket.socket:
+    refusal: OSError | None = None
+    for family, kind, protocol, _name, address in _resolve(access, deadline):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(max(0.001, deadline.left()))
+            _tune(sock)
+            sock.connect(address)
+        except OSError as error:
+            sock.close()
+            refusal = refusal or error
+            continue
+        return sock
+    if isinstance(refusal, TimeoutError):
+        raise SshUnreachable(f"{_place(access)} did not answer within {deadline.seconds:g} s.")
+    number = refusal.errno if refusal else None
+    what = _REFUSALS.get(number or 0, f"cannot be reached: {refusal.strerror if refusal else 'no address'}")
+    raise SshUnreachable(f"{_place(access)} {what}.")
+
+
+def _resolve(access: SshAccess, deadline: Deadline) -> list[tuple[Any, ...]]:
+    look_up = functools.partial(socket.getaddrinfo, access.host, access.port, type=socket.SOCK_STREAM)
+    try:
+        ipaddress.ip_address(access.host)
+        return look_up()
+    except ValueError:
+        pass
+    try:
+        return _resolvers.submit(look_up).result(timeout=deadline.left())
+    except (OSError, UnicodeError, Late):
+        raise SshUnreachable(f"The name {access.host[:100]} of {access.server_name} cannot be resolved.") from None
+
+
+def _tune(sock: socket.socket) -> None:
+    """Small packets go out and are acknowledged at once; the kernel finds out when the other side is gone."""
+    idle = max(1, int(settings.SSH_KEEPALIVE_SECONDS))
+    for level, option, value in (
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+        (socket.IPPROTO_TCP, "TCP_QUICKACK", 1),
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", idle),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", idle),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", 4000 * idle),
+    ):
+        if hasattr(socket, option):
+            sock.setsockopt(level, getattr(socket, option), value)
+
+
+def _authenticate(transport: Transport, access: SshAccess, key: paramiko.PKey | None, deadline: Deadline) -> None:
+    """By key, by password (asked for as such or as a question), or by both where the server wants both."""
+    refused: list[str] = []
+    for what, attempt in _attempts(transport, access, key):
+        transport.auth_timeout = max(0.001, deadline.left())
+        try:
+            still_wanted = attempt()
+        except paramiko.BadAuthenticationType:
+            refused.append(f"takes no {what} for the account {access.username}")
+            continue
+        except paramiko.AuthenticationException as error:
+            _raise_if_gone(transport, access, error, deadline)
+            refused.append(f"refuses the account {access.username} with its {what}")
+            continue
+        except BROKEN as error:
+            raise _login_broke(access, error) from None
+        if not still_wanted:
+            return
+        refused.append(f"wants more than the {what} of the account {access.username}")
+    raise SshLoginRefused(f"{access.server_name} {' and '.join(refused)}.")
+
+
+def _attempts(
+    transport: Transport, access: SshAccess, key: paramiko.PKey | None
+) -> list[tuple[str, Callable[[], list[str]]]]:
+    attempts: list[tuple[str, Callable[[], list[str]]]] = []
+    if key is not None:
+        attempts.append(("key", lambda: transport.auth_publickey(access.username, key)))
+    if access.password:
+        attempts.append(("password", lambda: transport.auth_password(access.username, access.password)))
+    return attempts
+
+
+def _raise_if_gone(transport: Transport, access: SshAccess, error: Exception, deadline: Deadline) -> None:
+    if deadline.left() <= 0:
+        raise SshUnreachable(f"{_place(access)} did not answer the login within {deadline.seconds:g} s.") from None
+    if not transport.is_active():
+        raise _login_broke(access, error) from None
+
+
+def _login_broke(access: SshAccess, error: Exception) -> SshError:
+    if isinstance(error, paramiko.SSHException) and "pubkey" in str(error):
+        return SshLoginRefused(f"{access.server_name} accepts no signature this kind of key can give.")
+    return SshUnreachable(f"{_place(access)} closed the connection during the login.")

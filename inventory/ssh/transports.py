@@ -1,0 +1,295 @@
+"""paramiko's transport and channel, with what many terminals on one connection need.
+
+One thread reads for all channels of a connection (paramiko's own, the transport itself) and hands each piece to
+its channel at once: no thread for each channel and nothing is polled. That thread never writes: a full TCP
+buffer, or a key exchange that only it can finish, would hold it (paramiko#822). What it has to send goes to a
+second thread, the pump, that exists once something was posted to it and ends with the connection.
+"""
+
+import contextlib
+import functools
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import paramiko
+from paramiko.common import cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
+
+from inventory.ssh.errors import SshConnectionLost
+
+WINDOW_BYTES = 1024 * 1024
+MAX_PACKET_BYTES = 32 * 1024
+# What a server may say before its version line, and how long an idle read waits until it looks around.
+GREETING_MAX_BYTES = 64 * 1024
+READ_WAIT_SECONDS = 10.0
+
+# What breaks a channel from below: paramiko's own errors and those of the socket.
+BROKEN = (paramiko.SSHException, OSError, EOFError)
+
+C = TypeVar("C", bound="Channel")
+
+
+class ChannelRefused(Exception):
+    """The server opens no further channel on this connection; it lives on."""
+
+
+class _Packetizer(paramiko.Packetizer):
+    def _read_timeout(self, timeout: float) -> bytes:
+        """Called for the lines before the key exchange alone; a greeting that never ends is none."""
+        piece = super()._read_timeout(timeout)
+        self.greeting_bytes = getattr(self, "greeting_bytes", 0) + len(piece)
+        if self.greeting_bytes > GREETING_MAX_BYTES:
+            raise paramiko.SSHException("the greeting does not end")
+        return piece
+
+
+class _Pump:
+    """Does what was posted, one after the other, in a thread of its own that starts with the first."""
+
+    def __init__(self) -> None:
+        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def post(self, job: Callable[[], object]) -> None:
+        self._jobs.put(job)
+        if self._thread is None:
+            with self._lock:
+                if self._thread is None and not self._ended:
+                    self._thread = threading.Thread(target=self._run, daemon=True, name="ssh-pump")
+                    self._thread.start()
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while job := self._jobs.get():
+            with contextlib.suppress(*BROKEN):  # the connection is over: its reader tells every channel
+                job()
+
+
+def _by_name(name: str) -> Callable[[paramiko.Channel, paramiko.Message], None]:
+    """paramiko's table holds plain functions, which a subclass could not override."""
+    return lambda channel, message: getattr(channel, name)(message)
+
+
+class Transport(paramiko.Transport):
+    """One connection. Its channels are held until both sides have closed them."""
+
+    _channel_handler_table = {
+        number: _by_name(function.__name__) for number, function in paramiko.Transport._channel_handler_table.items()
+    }
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=_Packetizer)
+        self.pump = _Pump()
+        self.held: dict[int, Channel] = {}
+        self.opened = 0  # channels so far
+        self.used_at = time.monotonic()  # when the last one was opened or ended
+
+    def prepare(self, channel_class: type[C], *arguments: Any, window_bytes: int = WINDOW_BYTES) -> C:
+        """Make a channel and count it, without asking the server yet: ``open`` does."""
+        with self.lock:
+            number = self._next_channel()
+            channel = channel_class(number, *arguments)
+            channel._set_transport(self)
+            channel._set_window(window_bytes, MAX_PACKET_BYTES)
+            self._channels.put(number, channel)
+            self.channel_events[number] = channel.answered
+            self.channels_seen[number] = True
+            self.held[number] = channel
+            self.opened += 1
+            self.used_at = time.monotonic()
+        return channel
+
+    def open(self, channel: C, timeout_seconds: float, kind: str = "session", to: tuple[str, int] | None = None) -> C:
+        """Ask the server for ``channel``; raises ChannelRefused, TimeoutError, or what broke the connection."""
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_OPEN)
+        message.add_string(kind)
+        message.add_int(channel.chanid)
+        message.add_int(channel.in_window_size)
+        message.add_int(channel.in_max_packet_size)
+        for host, port in [to, ("127.0.0.1", 0)] if to else []:
+            message.add_string(host)
+            message.add_int(port)
+        try:
+            self._send_user_message(message)
+            answered = channel.answered.wait(timeout_seconds)
+            if channel.active:
+                return channel
+            if not self.is_active():
+                raise SshConnectionLost("The connection ended.")
+            if answered:
+                raise ChannelRefused(channel.refusal)
+            raise TimeoutError
+        except BaseException:
+            self._unlink_channel(channel.chanid)
+            raise
+
+    def shut_down(self) -> None:
+        """End the connection: its reader notices, and tells every channel."""
+        with contextlib.suppress(*BROKEN):
+            if isinstance(self.sock, paramiko.Channel):
+                self.sock.close()
+            else:
+                self.sock.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the reader
+
+    # What paramiko calls
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            for channel in list(self.held.values()):
+                channel.connection_ended()
+            self.pump.end()
+
+    def _send_user_message(self, message: paramiko.Message) -> None:
+        send = functools.partial(super()._send_user_message, message)
+        if threading.current_thread() is self:
+            self.pump.post(send)
+        else:
+            send()
+
+    def _unlink_channel(self, number: int) -> None:
+        super()._unlink_channel(number)
+        self.held.pop(number, None)
+        self.channel_events.pop(number, None)
+        self.used_at = time.monotonic()
+
+    def _parse_channel_open_failure(self, message: paramiko.Message) -> None:
+        number, _reason, text = message.get_int(), message.get_int(), message.get_text()
+        channel = self.held.get(number)
+        self._unlink_channel(number)
+        if channel:
+            channel.refusal = text[:200]
+            channel.answered.set()
+
+
+class Channel(paramiko.Channel):
+    """A channel with paramiko's own buffers, for what reads from it like from a socket: SFTP, jumps."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.answered = threading.Event()
+        self.refusal = ""
+
+    def request(self, kind: str, *values: Any, wants_reply: bool = True) -> None:
+        """Send a channel request without waiting for the answer. Integers travel as such, the rest as text."""
+        message = paramiko.Message()
+        message.add_byte(cMSG_CHANNEL_REQUEST)
+        message.add_int(self.remote_chanid)
+        message.add_string(kind)
+        message.add_boolean(wants_reply)
+        for value in values:
+            if isinstance(value, int):
+                message.add_int(value)
+            else:
+                message.add_string(value)
+        self.transport._send_user_message(message)
+
+    def connection_ended(self) -> None:
+        """The transport's last word to a channel."""
+        self.answered.set()
+
+    def _unlink(self) -> None:
+        super()._unlink()
+        self.connection_ended()
+
+
+class StreamChannel(Channel):
+    """A channel that hands over what arrives as it arrives and keeps nothing.
+
+    ``receive(stream, data)`` with "stdout" or "stderr", and once ``end()``, are called in the connection's
+    reading thread: they must not wait. The server sends on as ``acknowledge`` gives back what was taken.
+    """
+
+    def __init__(self, number: int, receive: Callable[[str, bytes], None], end: Callable[[], None]) -> None:
+        super().__init__(number)
+        self._receive = receive
+        self._end = end
+        self._told = False
+        self.status: int | None = None
+        self.signal = ""
+        self.lost = False
+        self.on_room: Callable[[], None] | None = None  # called when the server takes more input
+        self.on_exit: Callable[[], None] | None = None  # called when the process ended; output may still follow
+        self.replies = 0
+        self.replied = threading.Condition()
+
+    def acknowledge(self, count: int) -> None:
+        """``count`` bytes were taken; tells the server once it is worth a message. Waits for the connection."""
+        taken = self._check_add_window(count)
+        if taken:
+            message = paramiko.Message()
+            message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+            message.add_int(self.remote_chanid)
+            message.add_int(taken)
+            self.transport._send_user_message(message)
+
+    def wait_for_replies(self, count: int, timeout_seconds: float) -> bool:
+        """Whether the server granted ``count`` requests so far; False when it closed instead or was late."""
+        with self.replied:
+            self.replied.wait_for(lambda: self.replies >= count or self._told or self.closed, timeout_seconds)
+            return self.replies >= count
+
+    def connection_ended(self) -> None:
+        super().connection_ended()
+        self._tell(lost=True)
+
+    # What paramiko calls
+
+    def _feed(self, message: paramiko.Message) -> None:
+        self._receive("stdout", message.get_binary())
+
+    def _feed_extended(self, message: paramiko.Message) -> None:
+        if message.get_int() == 1:
+            self._receive("stderr", message.get_binary())
+
+    def _window_adjust(self, message: paramiko.Message) -> None:
+        super()._window_adjust(message)
+        if self.on_room:
+            self.on_room()
+
+    def _request_success(self, message: paramiko.Message) -> None:
+        with self.replied:
+            self.replies += 1
+            self.replied.notify_all()
+
+    def _request_failed(self, message: paramiko.Message) -> None:
+        super()._request_failed(message)
+        with self.replied:
+            self.replied.notify_all()
+
+    def _handle_request(self, message: paramiko.Message) -> None:
+        start = message.packet.tell()
+        kind, _wants_reply = message.get_text(), message.get_boolean()
+        if kind == "exit-status":
+            self.status = message.get_int()
+        elif kind == "exit-signal":
+            self.signal = message.get_text()[:20]
+        else:
+            message.packet.seek(start)
+            return super()._handle_request(message)
+        if self.on_exit:
+            self.on_exit()
+
+    def _handle_close(self, message: paramiko.Message) -> None:
+        super()._handle_close(message)
+        self._tell(lost=False)
+
+    def _tell(self, *, lost: bool) -> None:
+        if self._told:
+            return
+        self._told = True
+        self.lost = lost
+        with self.replied:
+            self.replied.notify_all()
+        self._end()
