@@ -180,7 +180,8 @@ class ClockWatch:
 
 def realign() -> int:
     """Plan anew every task whose next time is not what its schedule says, as after a clock that ran ahead or new rules
-    of a time zone; returns how many. What is due already stays so. A time that has its run already does not fire again: the row is there.
+    of a time zone; returns how many. What is due already stays so. A time that has its run does not fire again: the
+    row is there.
     """
     now, moved = timezone.now(), 0
     planned = Task.objects.filter(enabled=True, next_run_at__gt=now).exclude(schedule_type=ScheduleType.ONCE)

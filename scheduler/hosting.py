@@ -22,12 +22,12 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from inventory.ssh.access import SshAccess
 
 from infini import clusters
 from infini.errors import InfiniError
 from infini.models import Lease
 from inventory.models import Server
+from inventory.ssh.access import SshAccess
 from scheduler import runs
 from scheduler.fanout import Fanout, Place
 from scheduler.models import Run, RunResult
@@ -173,13 +173,10 @@ class Host:
         """Claim it; False when another was faster, or its predecessor began meanwhile."""
         now = timezone.now()
         seen = Run.objects.filter(pk=run.pk, state__in=OPEN_RUNS, claim=run.claim, leased_until=run.leased_until)
+        begun = {"started_at": run.started_at or now}
         try:
-            taken = seen.update(
-                state=RunState.RUNNING,
-                claim=self.token,
-                leased_until=now + LEASE,
-                started_at=run.started_at or now,
-            )
+            with transaction.atomic():
+                taken = seen.update(state=RunState.RUNNING, claim=self.token, leased_until=now + LEASE, **begun)
         except IntegrityError:
             return False
         run.started_at = run.started_at or now
@@ -209,7 +206,9 @@ class Host:
         endings = [(pk, outcome) for pk, outcome in endings if pk in self.fanouts]
         begins = {pk: places for pk, fanout in self.fanouts.items() if (places := self._next(fanout))}
         concerned = {pk for pk, _outcome in endings} | set(begins)
-        concerned |= {pk for pk, fanout in self.fanouts.items() if (fanout.stopped and fanout.waiting) or fanout.is_done()}
+        concerned |= {
+            pk for pk, fanout in self.fanouts.items() if (fanout.stopped and fanout.waiting) or fanout.is_done()
+        }
         if not concerned:
             return
         for shot in self._commit(endings, begins, concerned):

@@ -1,4 +1,6 @@
-"""One command on one server, over SSH, in a thread of its own. No database here: a slow server holds no connection."""
+"""One command on one server, over SSH, in a thread of its own. It reads and writes no rows: a slow server holds no
+connection to the database.
+"""
 
 import hashlib
 import logging
@@ -10,13 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.conf import settings
+from django.db import connections
 from django.utils import timezone
 from django.utils.translation import gettext as _
+
+from infini.errors import InfiniError
 from inventory.ssh.access import SshAccess
 from inventory.ssh.commands import CommandResult, run
 from inventory.ssh.errors import SshConnectionLost
-
-from infini.errors import InfiniError
 from scheduler.output import KeptOutput, Printed
 from scheduler.states import ResultState
 
@@ -67,6 +70,8 @@ class Shot:
         except Exception:  # whatever it is, the run must hear that this server is through
             logger.exception("run.shot_failed", extra={"run_id": self.run_id, "result_id": self.result_id})
             state, exit_status, reason = ResultState.FAILED, None, _("A fault of Infini's own; its log tells more.")
+        finally:
+            connections.close_all()  # the SSH layer writes down a host key it does not know
         done.put(Outcome(self.result_id, state, exit_status, reason[:500], started_at, timezone.now()))
 
     def _run(self) -> tuple[ResultState, int | None, str]:

@@ -56,6 +56,18 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-deploy-log": {"GET": VIEWER},
     "instance-logs": {"GET": VIEWER},
     "instance-logs-download": {"GET": VIEWER},
+    "tasks": LIST,
+    "tasks-preview": {"POST": VIEWER},
+    "task": DETAIL,
+    "task-execute": ACTION,
+    "task-result": {"GET": VIEWER},
+    "runs": LIST,
+    "run": {"GET": VIEWER},
+    "run-cancel": ACTION,
+    "run-retry-failed": ACTION,
+    "run-output": {"GET": VIEWER},
+    "commands": LIST,
+    "command": DETAIL,
     "chat_history": {"GET": VIEWER, "POST": VIEWER, "DELETE": VIEWER},
 }
 

@@ -27,6 +27,10 @@ VERBS = {
     ],
     "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
     "chat": ["history", "transcript", "models"],
+    "scheduler": [
+        *("schedules", "planning", "firing", "runs", "targets", "parameters", "library", "output", "shots", "fanout"),
+        *("hosting", "retention", "rounding", "selectors", "models", "grouping"),
+    ],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }
 

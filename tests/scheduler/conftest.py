@@ -1,6 +1,6 @@
 """A clock the test sets, servers with SSH access on paper, and tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,7 +9,8 @@ from django.utils import timezone
 
 from inventory.models import Server
 from scheduler import planning
-from scheduler.models import Task
+from scheduler.models import Run, RunResult, Task
+from tests.real_sshd import RealSshd
 
 
 class Clock:
@@ -58,3 +59,26 @@ def make_task(make_server: Callable[..., Server]) -> Callable[..., Task]:
         return datetime(2026, 1, 1, 3).time()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sshd() -> Iterator[RealSshd]:
+    """One real sshd for all: each server row is a connection of its own to it."""
+    with RealSshd() as server:
+        yield server
+
+
+@pytest.fixture
+def fleet(db: None, sshd: RealSshd) -> Callable[..., list[Server]]:
+    """So many servers, all of them this sshd."""
+
+    def make(count: int, **columns: Any) -> list[Server]:
+        access = {"host_ip": sshd.host, "port": sshd.port, "username": sshd.username}
+        access |= {"private_key": sshd.private_key, "host_key": sshd.host_key}
+        return [Server.objects.create(name=f"gpu-{n:02}", **{**access, **columns}) for n in range(1, count + 1)]
+
+    return make
+
+
+def results_of(run: Run) -> dict[str, RunResult]:
+    return {result.server_name: result for result in RunResult.objects.filter(run=run)}
