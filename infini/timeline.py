@@ -25,9 +25,12 @@ _APPS = {
     "user": "infini",
     "apikey": "infini",
     "alerttarget": "infini",
+    "task": "scheduler",
+    "run": "scheduler",
+    "savedcommand": "scheduler",
 }
 FACT_MAX_CHARS = 120
-_WITH_PAGE = ("server", "service", "operation", "alerttarget")
+_WITH_PAGE = ("server", "service", "operation", "alerttarget", "task", "run")
 
 
 def visible_events(user: Any) -> QuerySet[Event]:

@@ -48,6 +48,14 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             ],
         },
         {
+            "title": _("Commands"),
+            "items": [
+                _list(_("Tasks"), "schedule", "scheduler", "task"),
+                _list(_("Runs"), "play_circle", "scheduler", "run"),
+                _list(_("Library"), "menu_book", "scheduler", "savedcommand"),
+            ],
+        },
+        {
             "title": _("Activity"),
             "items": [
                 _list(_("Alerts"), "notifications", "infini", "alert"),
@@ -75,7 +83,7 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "infini.dashboard.overview",
-    "STYLES": [_file("css/infini.css")],
+    "STYLES": [_file("css/infini.css"), _file("css/commands.css")],
     "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js"), _file("js/live.js")],
     "BORDER_RADIUS": "6px",
     "COLORS": {

@@ -1,6 +1,7 @@
 """Questions about tasks and runs."""
 
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -54,3 +55,25 @@ def statistics(task: Task) -> dict[str, Any]:
         "mean_seconds": took.total_seconds() if took else None,
         "as_of": timezone.now(),
     }
+
+
+@dataclass(frozen=True)
+class Duration:
+    """One run in the chart of durations: ``height`` in percent of the longest shown."""
+
+    run: Run
+    seconds: float
+    height: float
+    left: int
+
+
+def durations(task: Task, most: int = STRIP) -> list[Duration]:
+    """How long the newest runs that ran took, oldest first."""
+    rows = task.runs.filter(started_at__isnull=False, finished_at__isnull=False).order_by("-pk")
+    ended = list(rows.only("pk", "name", "task", "state", "created_at", "started_at", "finished_at")[:most])[::-1]
+    took = [(run.finished_at - run.started_at).total_seconds() for run in ended]  # type: ignore[operator]
+    longest = max(took, default=0) or 1
+    return [
+        Duration(run, seconds, max(2.0, 100 * seconds / longest), 10 * place)
+        for place, (run, seconds) in enumerate(zip(ended, took, strict=True))
+    ]

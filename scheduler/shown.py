@@ -1,10 +1,12 @@
 """The words and colours of tasks, runs and results on pages."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.utils import timezone
 from django.utils.dates import WEEKDAYS
-from django.utils.formats import date_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -60,6 +62,10 @@ def state_chip(state: str, title: str = "") -> Chip:
     return Chip(str(ResultState(state).label), role, icon, title or str(ResultState(state).label))
 
 
+def result_role(state: str) -> str:
+    return _RESULT[ResultState(state)][0]
+
+
 def state_role(state: str) -> str:
     return _RUN[RunState(state)][0]
 
@@ -95,7 +101,7 @@ def moment_text(task: Task, moment: Any) -> str:
         local = moment.astimezone(zone_named(task.timezone))
     except Invalid:  # its zone is unknown by now: the site's own clock then
         local = timezone.localtime(moment)
-    return f"{date_format(local, 'Y-m-d H:i:s')}".removesuffix(":00")
+    return f"{local:%Y-%m-%d %H:%M}" if local.second == 0 else f"{local:%Y-%m-%d %H:%M:%S}"
 
 
 def span_text(seconds: int) -> str:
@@ -121,3 +127,27 @@ def span_clock(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else _("%(m)d min %(s)02d s") % {"m": minutes, "s": rest}
+
+
+def took_text(run: Run) -> str:
+    """How long it took, or has taken so far."""
+    if run.started_at is None:
+        return ABSENT
+    return seconds_text(((run.finished_at or timezone.now()) - run.started_at).total_seconds())
+
+
+def strip(runs: Sequence[Run]) -> SafeString:
+    """The newest runs as a row of marks, oldest first; each tells of its run, and the whole of all."""
+    if not runs:
+        return format_html('<span class="absent">{}</span>', ABSENT)
+    well = sum(run.state == RunState.SUCCESS for run in runs)
+    said = _("%(well)d of the last %(all)d runs went well") % {"well": well, "all": len(runs)}
+    marks = format_html_join(
+        "", '<i class="mark mark-{}" title="{}"></i>', ((state_role(run.state), mark_text(run)) for run in runs)
+    )
+    return format_html('<span class="run-strip" role="img" aria-label="{}">{}</span>', said, marks)
+
+
+def mark_text(run: Run) -> str:
+    at = timezone.localtime(run.started_at or run.created_at)
+    return f"#{run.pk} {RunState(run.state).label}, {at:%Y-%m-%d %H:%M}, {took_text(run)}"

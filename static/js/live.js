@@ -61,7 +61,7 @@
     const live = region();
     if (document.hidden || document.querySelector("dialog[open]") || selecting(live)) return;
     try {
-      const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+      const answer = await fetch(location.href, { cache: "no-store", headers: { "X-Live": "1" }, signal: AbortSignal.timeout(10000) });
       if (stopped) return;
       if (answer.status === 404) return location.assign(new URL("../", location.href));
       if (answer.redirected) return location.reload();
