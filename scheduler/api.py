@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -44,7 +44,7 @@ class _AnswersAsStored:
 
     def perform_create(self, serializer: BaseSerializer) -> None:
         serializer.save()
-        serializer.instance = get_object_or_404(self.get_queryset(), pk=serializer.instance.pk)  # type: ignore[attr-defined]
+        serializer.instance = get_object_or_404(self.get_queryset(), pk=serializer.instance.pk)
 
     perform_update = perform_create
 
@@ -67,7 +67,7 @@ class TaskDetail(_AnswersAsStored, generics.RetrieveUpdateDestroyAPIView):
         return _tasks()
 
     def perform_destroy(self, task: Task) -> None:
-        planning.delete_task(task, by=self.request.user)  # type: ignore[arg-type]
+        planning.delete_task(task, by=self.request.user)
 
 
 class TaskPreview(APIView):
@@ -177,7 +177,7 @@ class RunOutput(APIView):
         parameters=[OpenApiParameter("server_id", OpenApiTypes.INT, description="Left out: of all servers.")],
         responses={(200, "text/plain"): OpenApiTypes.BINARY},
     )
-    def get(self, request: Request, pk: str) -> HttpResponse:
+    def get(self, request: Request, pk: str) -> HttpResponseBase:
         """What was printed, as a file: of all servers as text, of one server as it came."""
         run = get_object_or_404(Run, pk=pk)
         asked = request.query_params.get("server_id")
@@ -204,4 +204,4 @@ class CommandDetail(generics.RetrieveUpdateDestroyAPIView):
     queryset = SavedCommand.objects.all()
 
     def perform_destroy(self, saved: SavedCommand) -> None:
-        records.remove(saved, by=self.request.user)  # type: ignore[arg-type]
+        records.remove(saved, by=self.request.user)

@@ -160,7 +160,8 @@ def _missed(task: Task, made: Plan, why: str) -> None:
         row.state, row.finished_at, row.reason = RunState.MISSED, now, (row.reason or why)[:500]
     Run.objects.bulk_create(rows, ignore_conflicts=True)
     if task.notify and not made.fired:
-        due = f"{(made.missed or [made.earlier])[-1]:%Y-%m-%d %H:%M:%S} UTC"
+        last = made.missed[-1] if made.missed else made.earlier
+        due = f"{last:%Y-%m-%d %H:%M:%S} UTC"
         said = _("%(task)s was due %(due)s and did not run. %(why)s") % {"task": task, "due": due, "why": why}
         alerts.open_alert(AlertKind.TASK_MISSED, Subject.of(task), said)
 

@@ -40,7 +40,7 @@ class SavedCommand(Versioned):
 
     class Meta:
         verbose_name = _("saved command")
-        verbose_name_plural = _("library")
+        verbose_name_plural = _("saved commands")
         ordering = ["name", "pk"]
         constraints = [models.UniqueConstraint(Lower("name"), name="savedcommand_name_unique")]
 

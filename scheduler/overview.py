@@ -1,5 +1,8 @@
 """The commands' part of the overview: tasks whose last run failed or was missed, and what runs now."""
 
+from typing import Any
+
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -20,11 +23,12 @@ def overview(request: HttpRequest) -> Section:
     open_runs = Run.objects.open().count()
     runs_url = f"{reverse('admin:scheduler_run_changelist')}?state=open"
     tile = Tile(_("Runs open"), str(open_runs), runs_url, "play_circle", role=BUSY if open_runs else QUIET)
-    wrong = Task.objects.filter(enabled=True).with_status().filter(status__in=WRONG)
+    known: QuerySet[Any] = Task.objects.filter(enabled=True).with_status()
+    wrong = known.filter(status__in=WRONG)
     return Section(tiles=[tile], problems=[_problem(task) for task in wrong.defer("command")[:SHOWN]])
 
 
-def _problem(task: Task) -> Problem:
-    run = Run.objects.filter(pk=task.last_run_id).only("reason").first()  # type: ignore[attr-defined]
+def _problem(task: Any) -> Problem:
+    run = Run.objects.filter(pk=task.last_run_id).only("reason").first()
     url = reverse("admin:scheduler_task_page", args=[task.pk])
-    return Problem(task.name, task_chip(task), run.reason if run else "", url, severity=1, since=task.last_at)  # type: ignore[attr-defined]
+    return Problem(task.name, task_chip(task), run.reason if run else "", url, severity=1, since=task.last_at)

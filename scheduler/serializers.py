@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -10,6 +11,15 @@ from inventory.models import Server
 from scheduler import library, planning
 from scheduler.models import Run, SavedCommand, Task
 from scheduler.states import ResultState, RunState, TaskStatus
+
+
+def _free_name(name: str, rows: QuerySet[Any], own: Any) -> str:
+    others = rows.filter(name__iexact=name)
+    if own:
+        others = others.exclude(pk=own.pk)
+    if others.exists():
+        raise serializers.ValidationError("This name is already taken.")
+    return name
 
 
 class CommandField(serializers.CharField):
@@ -73,10 +83,7 @@ class TaskSerializer(serializers.ModelSerializer):
         return shown
 
     def validate_name(self, name: str) -> str:
-        others = Task.objects.filter(name__iexact=name).exclude(pk=self.instance.pk if self.instance else None)
-        if others.exists():
-            raise serializers.ValidationError("This name is already taken.")
-        return name
+        return _free_name(name, Task.objects.all(), self.instance)
 
     def create(self, values: dict) -> Task:
         values.pop("version", None)
@@ -225,10 +232,7 @@ class SavedCommandSerializer(serializers.ModelSerializer):
         read_only_fields = ["created_at"]
 
     def validate_name(self, name: str) -> str:
-        others = SavedCommand.objects.filter(name__iexact=name).exclude(pk=self.instance.pk if self.instance else None)
-        if others.exists():
-            raise serializers.ValidationError("This name is already taken.")
-        return name
+        return _free_name(name, SavedCommand.objects.all(), self.instance)
 
     def create(self, values: dict) -> SavedCommand:
         values.pop("version", None)

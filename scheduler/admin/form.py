@@ -147,11 +147,11 @@ class TaskForm(OnServersForm, BaseForm):
         super().__init__(*args, **kwargs)
         self.begin_with(saved_command(self.request))
         if self.instance.pk:
-            self.initial |= {name: getattr(self.instance, name) for name in self._kept_beside()}
+            self.initial.update({name: getattr(self.instance, name) for name in self._kept_beside()})
             self.initial["run_at"] = self._local(self.instance)
             self.initial["on_servers"] = list(self.instance.servers.values_list("pk", flat=True))
         else:
-            self.initial.setdefault("schedule_type", ScheduleType.DAILY)
+            self.initial = {"schedule_type": ScheduleType.DAILY, "time_of_day": "03:00", **self.initial}
 
     @staticmethod
     def _kept_beside() -> tuple[str, ...]:

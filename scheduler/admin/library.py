@@ -49,6 +49,10 @@ class SavedCommandAdmin(RecordAdmin):
     empty_text = _("Commands kept for use again, with parameters that are asked for each time.")
     fieldsets = [(None, {"fields": ["name", "description", "command", "parameters"]})]
 
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        columns = list(super().get_list_display(request))
+        return columns if request.user.has_perm("scheduler.run_task") else [c for c in columns if c != "use_shown"]
+
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         by: Any = request.user
         if change:
@@ -68,7 +72,7 @@ class SavedCommandAdmin(RecordAdmin):
     @display(description=_("Use"))
     def use_shown(self, saved: SavedCommand) -> SafeString:
         return format_html(
-            '<a class="link" href="{}?{}={}">{}</a> · <a class="link" href="{}?{}={}">{}</a>',
+            '<span class="use"><a class="link" href="{}?{}={}">{}</a> · <a class="link" href="{}?{}={}">{}</a></span>',
             *(reverse("admin:scheduler_run_add"), SAVED, saved.pk, gettext("Run now")),
             *(reverse("admin:scheduler_task_add"), SAVED, saved.pk, gettext("New task")),
         )

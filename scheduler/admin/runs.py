@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -186,13 +187,13 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         result = run.results.defer("raw").filter(pk=int(asked)).first()
         return {"result": result, "chip": result_chip(result), "text": _cut(result)} if result else None
 
-    def download_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+    def download_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
         run = Run.objects.filter(pk=pk).first()
         if run is None or not self.has_view_permission(request, run):
             raise Http404
         asked = request.GET.get("result", "")
         if not asked:
-            return downloads.whole_run(run)  # type: ignore[return-value]
+            return downloads.whole_run(run)
         result = run.results.filter(pk=int(asked)).first() if asked.isascii() and asked.isdigit() else None
         if result is None:
             raise Http404

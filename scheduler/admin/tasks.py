@@ -142,6 +142,18 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         return rows.with_status().annotate(target_count=count_of(Target.objects.all(), "task"))
 
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        """Buttons for those alone who may press them."""
+        columns = list(super().get_list_display(request))
+        if not request.user.has_perm("scheduler.change_task"):
+            columns[columns.index("enabled_shown")] = "enabled"
+        return columns if request.user.has_perm("scheduler.run_task") else [c for c in columns if c != "run_shown"]
+
+    def buttons(self, request: HttpRequest, row: Any) -> list[dict[str, Any]]:
+        """Of the two switches the one that changes something."""
+        idle = DISABLE if not row.enabled else ENABLE
+        return [button for button in super().buttons(request, row) if button["verb"] is not idle]
+
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return TaskChangeList
 

@@ -32,7 +32,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'saved command',
-                'verbose_name_plural': 'library',
+                'verbose_name_plural': 'saved commands',
                 'ordering': ['name', 'pk'],
                 'constraints': [models.UniqueConstraint(django.db.models.functions.text.Lower('name'), name='savedcommand_name_unique')],
             },
