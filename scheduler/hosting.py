@@ -95,6 +95,7 @@ class Host:
     def work(self, linger_seconds: float) -> int:
         idle_since = time.monotonic()
         try:
+            self._look()
             while self.fanouts or time.monotonic() - idle_since < linger_seconds:
                 outcomes = self._wait()
                 self._look()
