@@ -31,6 +31,8 @@ from inventory.serializers import (
     CardSerializer,
     CheckResultSerializer,
     EnvironmentSerializer,
+    HostKeyPinSerializer,
+    HostKeySerializer,
     PictureSerializer,
     PictureUploadSerializer,
     ResourcesSerializer,
@@ -38,6 +40,7 @@ from inventory.serializers import (
 )
 from inventory.server_serializers import ServerSerializer
 from inventory.servers import readable_servers
+from inventory.ssh import host_keys
 
 
 class _AnswersAsStored:
@@ -181,6 +184,40 @@ class ServerCheckAll(APIView):
         """Ask every server now, all at once."""
         results = check_servers(Server.objects.all(), by=request.user)
         return Response(CheckResultSerializer(results, many=True).data)
+
+
+class ServerHostKey(APIView):
+    needs = {"GET": "inventory.view_server", "POST": "inventory.change_server"}
+
+    @extend_schema(responses={200: HostKeySerializer})
+    def get(self, request: Request, pk: str) -> Response:
+        """The SSH host key that is pinned, and what was offered in its place."""
+        return Response(HostKeySerializer(host_keys.host_key_of(get_object_or_404(Server, pk=pk))).data)
+
+    @extend_schema(request=HostKeyPinSerializer, responses={200: HostKeySerializer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Confirm the first host key; or pin another one, which takes an administrator and the server's name."""
+        server = get_object_or_404(Server, pk=pk)
+        wanted = HostKeyPinSerializer(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        values = wanted.validated_data
+        host_keys.pin(
+            server,
+            by=request.user,
+            key=values.get("host_key", ""),
+            offered_fingerprint=values.get("fingerprint", ""),
+            name=values.get("name", ""),
+        )
+        return Response(HostKeySerializer(host_keys.host_key_of(server)).data)
+
+
+class ServerHostKeyScan(APIView):
+    needs = {"POST": "inventory.check_server"}
+
+    @extend_schema(request=None, responses={200: HostKeySerializer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Ask the server for its host key now, without logging in."""
+        return Response(HostKeySerializer(host_keys.look(get_object_or_404(Server, pk=pk))).data)
 
 
 class ServerResources(APIView):

@@ -166,6 +166,27 @@ class CheckResultSerializer(serializers.Serializer):
     last_check = serializers.DateTimeField(allow_null=True)
 
 
+class HostKeySerializer(serializers.Serializer):
+    """As ``inventory.ssh.host_keys.HostKey``."""
+
+    server_id = serializers.IntegerField()
+    state = serializers.ChoiceField(["none", "unconfirmed", "pinned", "changed"])
+    host_key = serializers.CharField(help_text="The pin as an OpenSSH line; empty: none.")
+    fingerprint = serializers.CharField()
+    offered_host_key = serializers.CharField(help_text="What was last offered in its place; empty: nothing else.")
+    offered_fingerprint = serializers.CharField()
+
+
+class HostKeyPinSerializer(serializers.Serializer):
+    """Which key to pin: the one offered last, by its fingerprint, or any, as an OpenSSH line."""
+
+    fingerprint = serializers.CharField(required=False, max_length=100)
+    host_key = serializers.CharField(required=False, max_length=16 * 1024)
+    name = serializers.CharField(
+        required=False, max_length=100, help_text="The server's name; needed to pin another key in place of the first."
+    )
+
+
 class PictureSerializer(serializers.Serializer):
     url = serializers.CharField()
     filename = serializers.CharField()

@@ -48,6 +48,13 @@ class ServerSerializer(NamedSerializer):
     environment_id = EnvironmentIdField(queryset=Environment.objects.all())
     brand_id = IdField(queryset=Brand.objects.all(), source="brand", required=False, allow_null=True)
     model_id = IdField(queryset=Card.objects.select_related("brand"), source="card", required=False, allow_null=True)
+    jump_id = IdField(
+        queryset=Server.objects.only("name", "jump"),
+        source="jump",
+        required=False,
+        allow_null=True,
+        help_text="The server over which this one is reached by SSH.",
+    )
     brand = BrandInside(read_only=True)
     model = CardInside(source="card", read_only=True)
 
@@ -65,7 +72,7 @@ class ServerSerializer(NamedSerializer):
         model = Server
         fields = [
             *("id", "name", "host_ip", "environment", "environment_id", "brand_id", "brand", "model_id", "model"),
-            *("labels", "maintenance", "port", "username", "agent_port", "agent_certificate"),
+            *("labels", "maintenance", "port", "username", "jump_id", "agent_port", "agent_certificate"),
             *(name for secret in servers.SECRETS for name in (secret, f"{secret}_set")),
             *("status", *_OBSERVED, "version", "created_at"),
         ]
@@ -87,6 +94,8 @@ class ServerSerializer(NamedSerializer):
         self._settle_environment(values)
         self._settle_brand(values)
         self._settle_private_key(values)
+        if values.get("jump"):
+            servers.check_jump(self.instance, values["jump"])
         return values
 
     def _settle_environment(self, values: dict) -> None:

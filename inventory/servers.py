@@ -22,7 +22,7 @@ _MAX_LABELS, _MAX_LABEL_NAME, _MAX_LABEL_TEXT = 64, 63, 255
 def readable_servers() -> ServerQuerySet:
     """Servers as people read them: with status, and with ``<secret>_set`` in place of each secret, left unread."""
     is_set = {f"{name}_set": ExpressionWrapper(~Q(**{name: ""}), output_field=BooleanField()) for name in SECRETS}
-    rows = Server.objects.with_status().annotate(**is_set).defer(*SECRETS, "host_key", "figures")
+    rows = Server.objects.with_status().annotate(**is_set).defer(*SECRETS, "host_key", "host_key_offered", "figures")
     return rows.select_related("environment", "brand", "card")
 
 
@@ -42,18 +42,28 @@ def check_host(host: str) -> str:
 _HOST_HELP = "Enter an IP address or a host name, without port or scheme."
 
 
-def check_private_key(text: str, passphrase: str, *, field: str = "private_key") -> str:
-    """The key as it is stored, when paramiko can use it with ``passphrase``; raises Invalid about ``field``."""
-    key = text.replace("\r\n", "\n").strip() + "\n"
+def parse_private_key(text: str, passphrase: str) -> paramiko.PKey:
+    """The key in ``text``; raises paramiko.PasswordRequiredException, or SSHException for whatever else is wrong."""
     for kind in _KEY_KINDS:
         try:
-            kind.from_private_key(StringIO(key), password=passphrase or None)
+            return kind.from_private_key(StringIO(text), password=passphrase or None)
         except paramiko.PasswordRequiredException:
-            raise Invalid("The private key needs its passphrase.", fields={field: [_NEEDS_PASSPHRASE]}) from None
+            raise
         except Exception:  # noqa: BLE001, S112  (a parser of foreign bytes fails in many ways; the next kind may fit)
             continue
-        return key
-    raise Invalid("The private key cannot be used.", fields={field: [_UNUSABLE_KEY]})
+    raise paramiko.SSHException("No kind of key fits.")
+
+
+def check_private_key(text: str, passphrase: str, *, field: str = "private_key") -> str:
+    """The key as it is stored, when it can be used with ``passphrase``; raises Invalid about ``field``."""
+    key = text.replace("\r\n", "\n").strip() + "\n"
+    try:
+        parse_private_key(key, passphrase)
+    except paramiko.PasswordRequiredException:
+        raise Invalid("The private key needs its passphrase.", fields={field: [_NEEDS_PASSPHRASE]}) from None
+    except paramiko.SSHException:
+        raise Invalid("The private key cannot be used.", fields={field: [_UNUSABLE_KEY]}) from None
+    return key
 
 
 _NEEDS_PASSPHRASE = "This key is encrypted: give its passphrase too."
@@ -98,6 +108,29 @@ def _label_problem(labels: object) -> str:
         if not (name + text).isprintable():
             return "Labels are made of printable characters."
     return ""
+
+
+MOST_JUMPS = 3
+
+
+def check_jump(server: Server | None, jump: Server | None) -> Server | None:
+    """``jump`` when ``server`` can be reached over it: no circle, no long way; raises Invalid. Queries each hop."""
+    seen = [server.pk] if server and server.pk else []
+    hops = 0
+    at = jump
+    while at is not None:
+        hops += 1
+        if at.pk in seen:
+            raise _no_jump("The way over this jump host leads back to the server itself.")
+        if hops > MOST_JUMPS:
+            raise _no_jump(f"A server is reached over at most {MOST_JUMPS} jump hosts.")
+        seen.append(at.pk)
+        at = Server.objects.only("name", "jump").filter(pk=at.jump_id).first() if at.jump_id else None
+    return jump
+
+
+def _no_jump(text: str) -> Invalid:
+    return Invalid(text, fields={"jump_id": [text]})
 
 
 def brand_for(*, brand: Brand | None, card: Card | None, brand_given: bool) -> Brand | None:

@@ -1,17 +1,19 @@
 """How servers are shown: their state as a chip, their figures as bars with source and age."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Case, IntegerField, QuerySet, Value, When
 from django.utils import timezone
+from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
-from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, Bar, Chip, ago_text, gib
+from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, ago_text, gib
 from inventory.models import Server
 from inventory.querysets import ServerStatus, agent_silence_limit
 
+SSH_FIGURES_FRESH = timedelta(minutes=2)
 MEMORY_LIMITS, DISK_LIMITS, CPU_LIMITS = (85, 95), (80, 90), (90, 98)
 
 
@@ -35,6 +37,29 @@ def maintenance_chip() -> Chip:
     return Chip(_("Maintenance"), BUSY, "construction", _("Left alone on purpose"))
 
 
+def server_chips(server: Any) -> list[Chip]:
+    """Its state, and whatever else one must know beside it. Expects ``with_status()`` and ``has_token``."""
+    chips = [server_chip(server)]
+    if server.host_key and server.host_key_offered:
+        chips.append(key_chip(server))
+    if server.username and not server.has_token:
+        chips.append(Chip(_("Agentless"), WARN, "sensors_off", _("SSH only; cannot deploy")))
+    if server.maintenance:
+        chips.append(maintenance_chip())
+    return chips
+
+
+def key_chip(server: Server) -> Chip:
+    """Whether we know whom we talk to over SSH."""
+    if server.host_key and server.host_key_offered:
+        return Chip(_("Key changed"), BAD, "gpp_maybe", _("Refused until re-pinned"))
+    if server.host_key:
+        return Chip(_("Pinned"), GOOD, "verified_user", _("Only this key is talked to"))
+    if server.host_key_offered:
+        return Chip(_("Not confirmed"), WARN, "gpp_maybe", _("Refused until somebody has compared the fingerprint"))
+    return Chip(_("Not seen yet"), QUIET, "help", _("Nobody has connected over SSH yet"))
+
+
 def _last_answer(server: Server) -> str:
     if server.agent_seen_at and agent_is_fresh(server):
         return _("Agent answered %(ago)s") % {"ago": ago_text(server.agent_seen_at)}
@@ -53,9 +78,28 @@ def agent_is_fresh(server: Server) -> bool:
     return server.agent_seen_at is not None and server.agent_seen_at >= timezone.now() - agent_silence_limit()
 
 
+def ssh_measured_at(server: Server) -> datetime | None:
+    """When the figures were measured over SSH; None for an agent's, or none at all."""
+    at = server.figures.get("observed_at") if server.figures.get("source") == "ssh" else None
+    return parse_datetime(at) if isinstance(at, str) else None
+
+
+def ssh_error(server: Any) -> str:
+    """Why the last measurement over SSH gave nothing; empty once what it tells of is settled. Expects ``has_token``."""
+    about_key = server.figures.get("ssh_error_code") in ("host_key_unknown", "host_key_changed")
+    settled = about_key and bool(server.host_key) and not server.host_key_offered
+    return "" if server.has_token or settled else str(server.figures.get("ssh_error") or "")
+
+
+def figures_are_fresh(server: Server) -> bool:
+    """Whether they still tell how the server does: an agent's of its last rounds, or a measurement just made."""
+    measured = ssh_measured_at(server)
+    return agent_is_fresh(server) if measured is None else measured >= timezone.now() - SSH_FIGURES_FRESH
+
+
 def last_heard(server: Server) -> datetime | None:
     checked = server.last_check if server.reachable else None
-    return max((at for at in (server.agent_seen_at, checked) if at), default=None)
+    return max((at for at in (server.agent_seen_at, checked, ssh_measured_at(server)) if at), default=None)
 
 
 @dataclass(frozen=True)
@@ -97,7 +141,7 @@ def _bar(server: Server, label: str, name: str, limits: tuple[float, float]) -> 
     value = server.figures.get(name)
     if not _is_number(value):
         return Bar(label, None, reason=_why_absent(server, name))
-    return Bar(label, value, limits=limits, stale=not agent_is_fresh(server))
+    return Bar(label, value, limits=limits, stale=not figures_are_fresh(server))
 
 
 def _is_number(value: Any) -> bool:
@@ -109,5 +153,7 @@ def _why_absent(server: Server, name: str) -> str:
     if isinstance(errors, dict) and errors.get(name):
         return str(errors[name])
     if server.agent_seen_at is None:
+        if server.username:
+            return _("No agent has reported from this server, and nobody has measured it over SSH.")
         return _("No agent has reported from this server.")
     return _("The agent has not measured it yet.")

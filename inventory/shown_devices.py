@@ -8,7 +8,7 @@ from django.utils.translation import gettext as _
 
 from infini.display import BAD, GOOD, QUIET, WARN, Bar, Chip, gib, number
 from inventory.models import Device, Server
-from inventory.shown import agent_is_fresh
+from inventory.shown import figures_are_fresh, ssh_measured_at
 
 NEVER_RED = (101.0, 101.0)  # full device memory and full load are what such a machine is for
 
@@ -30,7 +30,25 @@ class DeviceRow:
 def device_rows(server: Server) -> list[DeviceRow]:
     listed = server.figures.get("devices")
     live = {d.get("uuid"): d for d in listed if isinstance(d, dict)} if isinstance(listed, list) else {}
-    return [_row(server, device, live.get(device.uuid, {})) for device in server.devices.all()]
+    devices = list(server.devices.all()) or _measured_devices(server)
+    return [_row(server, device, live.get(device.uuid, {})) for device in devices]
+
+
+def _measured_devices(server: Server) -> list[Device]:
+    """Those that were seen over SSH: shown, but no agent is there to give them to an instance, so no rows."""
+    if ssh_measured_at(server) is None:
+        return []
+    return [
+        Device(
+            server=server,
+            uuid=device["uuid"],
+            index=device["index"],
+            vendor=device["vendor"],
+            name=device["name"][:100],
+            memory_bytes=device["memory_total_bytes"],
+        )
+        for device in server.figures["devices"]
+    ]
 
 
 def device_errors(server: Server) -> list[str]:
@@ -40,7 +58,7 @@ def device_errors(server: Server) -> list[str]:
 
 
 def _row(server: Server, device: Device, live: dict[str, Any]) -> DeviceRow:
-    stale = not agent_is_fresh(server) or not device.present
+    stale = not figures_are_fresh(server) or not device.present
     used, total = _figure(live.get("memory_used_bytes")), _figure(device.memory_bytes)
     share = 100 * used / total if used is not None and total else None
     untold = _("Its tool does not tell.")

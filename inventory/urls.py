@@ -21,5 +21,7 @@ urlpatterns = [
     either_slash("api/servers/resources", api.ServersResources.as_view(), "servers-resources"),
     either_slash("api/servers/<id>", api.ServerDetail.as_view(), "server"),
     either_slash("api/servers/<id>/check", api.ServerCheck.as_view(), "server-check"),
+    either_slash("api/servers/<id>/host-key", api.ServerHostKey.as_view(), "server-host-key"),
+    either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
 ]

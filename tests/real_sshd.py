@@ -43,11 +43,12 @@ def require(condition: object, what: str) -> None:
         pytest.skip(f"needs {what}")
 
 
-def make_key(path: Path, kind: str = "ed25519", passphrase: str = "", *, comment: str = "test") -> str:
+def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> str:
     """Make a key pair with ssh-keygen and return the private one; ``path``.pub holds the public one."""
     path.unlink(missing_ok=True)
     assert KEYGEN
-    command = [KEYGEN, "-q", "-t", kind, "-N", passphrase, "-C", comment, "-f", str(path)]
+    bits = ["-b", "2048"] if kind == "rsa" else []
+    command = [KEYGEN, "-q", "-t", kind, *bits, "-N", passphrase, "-C", "test", "-f", str(path)]
     subprocess.run(command, check=True, capture_output=True)
     return path.read_text()
 
@@ -72,6 +73,7 @@ class RealSshd:
         host_key_kinds: tuple[str, ...] = ("ed25519",),
         password_user: bool = False,
         ask_password_as: str = "password",
+        sftp_server: str = SFTP_SERVER,
     ) -> None:
         require(SSHD and KEYGEN, "the OpenSSH server (package openssh-server)")
         require(not password_user or os.geteuid() == 0, "root, to make an account with a password")
@@ -86,6 +88,7 @@ class RealSshd:
         self.password = ""
         self.process: subprocess.Popen[bytes] | None = None
         self._made_user = False
+        self._sftp_server = sftp_server
         try:
             self._make_accounts(password_user)
             self.host_key_kinds = host_key_kinds
@@ -217,7 +220,7 @@ class RealSshd:
             "LogLevel VERBOSE",
             "MaxStartups 200",
             "PerSourcePenalties no" if _knows_penalties() else "",
-            f"Subsystem sftp {SFTP_SERVER}",
+            f"Subsystem sftp {self._sftp_server}",
             f"MaxSessions {self.max_sessions}" if self.max_sessions is not None else "",
         ]
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")

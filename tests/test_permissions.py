@@ -41,6 +41,8 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "servers": LIST,
     "server": DETAIL,
     "server-check": ACTION,
+    "server-host-key": {"GET": VIEWER, "POST": OPERATOR},
+    "server-host-key-scan": ACTION,
     "server-resources": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,

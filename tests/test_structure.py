@@ -25,7 +25,11 @@ VERBS = {
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
     ],
-    "inventory": ["agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"],
+    "inventory": [
+        *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
+        *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
+        *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
+    ],
     "chat": ["history", "transcript", "models"],
     "scheduler": [
         *("schedules", "planning", "firing", "runs", "targets", "parameters", "library", "output", "shots", "fanout"),

@@ -3,9 +3,11 @@
 from typing import Any
 
 from django import forms
-from django.contrib import admin
-from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
-from django.http import HttpRequest
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -19,9 +21,19 @@ from inventory import shown
 from inventory.checks import check_servers
 from inventory.models import Server
 from inventory.querysets import ServerStatus
-from inventory.servers import SECRETS, brand_for, check_agent_token, check_certificate, check_host, check_labels
+from inventory.resources import resources_of
+from inventory.servers import (
+    SECRETS,
+    brand_for,
+    check_agent_token,
+    check_certificate,
+    check_host,
+    check_jump,
+    check_labels,
+)
 from inventory.servers import check_private_key as check_key
 from inventory.shown_devices import device_errors, device_rows
+from inventory.ssh import host_keys
 
 CHECK = Verb(
     name="check",
@@ -32,6 +44,23 @@ CHECK = Verb(
     done=lambda rows: _checked(rows),
     primary=True,
 )
+MEASURE = Verb(
+    name="resources",
+    label=_("Measure"),
+    icon="monitoring",
+    permission="inventory.check_server",
+    run_all=lambda rows, by: resources_of(rows),
+    done=lambda rows: _measured(rows),
+    refused=lambda row: "" if row.username and not row.has_token else gettext("Its agent measures by itself."),
+)
+
+
+def _measured(rows: Any) -> str:
+    found = Server.objects.filter(pk__in=[row.pk for row in rows]).only("name", "figures").order_by("name")
+    silent = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
+    if not silent:
+        return gettext("Measured %(names)s.") % {"names": names_of(rows)}
+    return gettext("Measured %(n)d. %(silent)s") % {"n": len(rows) - len(silent), "silent": names_of(silent)}
 
 
 def _checked(rows: Any) -> str:
@@ -79,6 +108,7 @@ class ServerForm(BaseForm):
         self._checked("agent_certificate", check_certificate)
         self._checked("labels", check_labels)
         self._check_private_key()
+        self._checked("jump", lambda jump: check_jump(self.instance, jump))
         self._check_brand()
         return self.cleaned_data
 
@@ -112,7 +142,7 @@ class ServerForm(BaseForm):
 @admin.register(Server)
 class ServerAdmin(PagedAdmin, RecordAdmin):
     form = ServerForm
-    verbs = [CHECK]
+    verbs = [CHECK, MEASURE]
     page_template = "pages/server.html"
     list_display = ["named", "status_shown", "environment", "card_shown", "cpu", "memory", "disk", "seen"]
     list_display_links = ["named"]
@@ -132,7 +162,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
     fieldsets = [
         (None, {"fields": ["name", "host_ip", "environment", "card", "brand", "labels", "maintenance"]}),
         (_("Agent"), {"fields": ["agent_port", "agent_token", "agent_certificate"]}),
-        (_("SSH (optional)"), {"fields": ["username", "port", "password", "private_key", "passphrase"]}),
+        (_("SSH (optional)"), {"fields": ["username", "port", "password", "private_key", "passphrase", "jump"]}),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
@@ -146,19 +176,57 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             field.help_text = gettext('Names and texts, as {"rack": "a1"}.')
         return field
 
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "jump":  # a menu of names: no secret is decrypted for it
+            kwargs["queryset"] = Server.objects.only("name", "jump")
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.host_key_view)
+        return [path("<int:pk>/host-key/", view, name="inventory_server_host_key"), *super().get_urls()]
+
+    def host_key_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """Look at the host key the server offers, or pin the one that was seen; only by POST."""
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        server = Server.objects.filter(pk=pk).first()
+        if server is None:
+            raise Http404
+        wants_to_pin = "fingerprint" in request.POST
+        if not request.user.has_perm("inventory.change_server" if wants_to_pin else "inventory.check_server"):
+            raise PermissionDenied
+        by: Any = request.user
+        try:
+            if wants_to_pin:
+                seen, name = request.POST["fingerprint"], request.POST.get("name", "")
+                host_keys.pin(server, by=by, offered_fingerprint=seen, name=name)
+                messages.success(request, gettext("The host key of %(server)s is pinned.") % {"server": server})
+            else:
+                found = host_keys.look(server)
+                if found.state == "pinned":
+                    messages.success(request, gettext("%(server)s answers with its pinned key.") % {"server": server})
+        except InfiniError as error:
+            messages.error(request, error.message)
+        return HttpResponseRedirect(self.page_url(server))
+
     def changed_columns(self, form: Any) -> set[str]:
         """A brand that followed its card counts as changed."""
         return super().changed_columns(form) | {"brand", "labels"}
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        return self.get_queryset(request).select_related(*self.list_select_related)
+        rows = self.get_queryset(request).select_related(*self.list_select_related)
+        return rows.annotate(jump_name=F("jump__name"))
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return {
             "chip": shown.server_chip(row),
-            "maintenance": shown.maintenance_chip() if row.maintenance else None,
+            "more_chips": shown.server_chips(row)[1:],
+            "host_key": host_keys.host_key_of(row),
+            "key_chip": shown.key_chip(row) if row.username else None,
             "figures": shown.figures(row),
-            "figures_fresh": shown.agent_is_fresh(row),
+            "figures_fresh": shown.figures_are_fresh(row),
+            "measured_at": shown.ssh_measured_at(row),
+            "ssh_error": shown.ssh_error(row),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),
@@ -171,8 +239,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
 
     @display(description=_("Status"), ordering="rank")
     def status_shown(self, server: Server) -> SafeString:
-        chip = str(shown.server_chip(server))
-        return SafeString(f"{chip} {shown.maintenance_chip()}") if server.maintenance else SafeString(chip)
+        return SafeString(" ".join(str(chip) for chip in shown.server_chips(server)))
 
     @display(description=_("Card"), ordering="card__name", header=True)
     def card_shown(self, server: Server) -> list[str]:

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from inventory.models import Server
+from inventory.servers import MOST_JUMPS
 from inventory.ssh.errors import SshNotSetUp
-
-MOST_JUMPS = 3
 
 
 @dataclass(frozen=True)

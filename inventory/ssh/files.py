@@ -19,8 +19,8 @@ from inventory.ssh.transports import BROKEN
 PIECE_BYTES = 32 * 1024
 # How long one answer of the server may take.
 ANSWER_TIMEOUT_SECONDS = 60.0
-# Pieces that may be under way at once while a file is read.
-_AHEAD = 32
+# Pieces that are asked for at once while a file is read.
+_AHEAD = 64
 
 Pieces = bytes | Iterable[bytes]
 
@@ -81,9 +81,8 @@ class Files:
             size = file.stat().st_size or 0
             if most_bytes is not None and size > most_bytes:
                 raise TooLarge(f"{path} has {size} bytes; at most {most_bytes} are read.")
-            file.prefetch(size, max_concurrent_requests=_AHEAD)
             given = 0
-            while piece := file.read(PIECE_BYTES):
+            for piece in _read_ahead(file, size):
                 given += len(piece)
                 if most_bytes is not None and given > most_bytes:
                     raise TooLarge(f"{path} grew past {most_bytes} bytes while it was read.")
@@ -183,6 +182,16 @@ def list_directory(
     """What is in one directory; raises SshError."""
     with opened(access, connect_timeout_seconds) as files:
         return files.list_directory(path)
+
+
+def _read_ahead(file: paramiko.SFTPFile, size: int) -> Iterator[bytes]:
+    """Some pieces are asked for at once, and the next when these are taken: paramiko's own way of reading ahead
+    keeps whatever a slow taker has not fetched yet."""
+    for start in range(0, size, _AHEAD * PIECE_BYTES):
+        wanted = range(start, min(size, start + _AHEAD * PIECE_BYTES), PIECE_BYTES)
+        yield from filter(None, file.readv([(at, PIECE_BYTES) for at in wanted]))
+    while piece := file.read(PIECE_BYTES):  # what has no size, such as in /proc, or has grown
+        yield piece
 
 
 def _remote_file(name: str, found: paramiko.SFTPAttributes) -> RemoteFile:

@@ -1,25 +1,23 @@
-"""Whom we talk to: the pinned host key of a server, and what happens when another is offered.
+"""What people do about host keys: look at what a server offers, confirm the first, pin another in its place.
 
-``Server.host_key`` is the pin, an OpenSSH line; ``Server.host_key_offered`` what was last offered instead of it,
-observed by whoever connected and shown until the pinned key answers again.
+Each is an event. What a connection does with them is in ``pins``.
 """
 
 import base64
-import binascii
-import hashlib
 from dataclasses import dataclass
 
 import paramiko
-from django.conf import settings
 from django.db import transaction
 from django.db.models import F
 
 from infini import events
 from infini.errors import Conflict, Forbidden, Invalid
 from inventory.models import Server
-from inventory.ssh import logins
+from inventory.ssh import connections
 from inventory.ssh.access import SshAccess
-from inventory.ssh.errors import HostKeyChanged, HostKeyUnknown
+from inventory.ssh.pins import fingerprint, note_offered, pin_first
+
+SCAN_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,24 @@ class OfferedKey:
     fingerprint: str
 
 
-def fingerprint(line: str) -> str:
-    """SHA256 as ``ssh-keygen -l`` shows it; empty for no key."""
-    return f"SHA256:{base64.b64encode(hashlib.sha256(_blob(line)).digest()).decode().rstrip('=')}" if line else ""
+@dataclass(frozen=True)
+class HostKey:
+    """What is known of a server's key. ``state``: "none" seen yet, "unconfirmed", "pinned", or "changed": then
+    everything over SSH is refused until it is pinned anew."""
+
+    server_id: int
+    state: str
+    host_key: str
+    fingerprint: str
+    offered_host_key: str
+    offered_fingerprint: str
 
 
-def _blob(line: str) -> bytes:
-    try:
-        return base64.b64decode(line.split(" ")[1], validate=True)
-    except (IndexError, binascii.Error):
-        return b""
+def host_key_of(server: Server) -> HostKey:
+    pinned, offered = server.host_key, server.host_key_offered
+    states = {(False, False): "none", (False, True): "unconfirmed", (True, False): "pinned", (True, True): "changed"}
+    state = states[bool(pinned), bool(offered)]
+    return HostKey(server.pk, state, pinned, fingerprint(pinned), offered, fingerprint(offered))
 
 
 def check_host_key(line: str) -> str:
@@ -55,79 +61,28 @@ def check_host_key(line: str) -> str:
     return f"{key.get_name()} {key.get_base64()}"
 
 
-def scan(access: SshAccess, timeout_seconds: float = 15.0) -> OfferedKey:
-    """Ask the server for its key without logging in; raises SshUnreachable. Over jump hosts see connections."""
-    transport = logins.shake_hands(access, logins.Deadline(timeout_seconds))
-    try:
-        return offered(logins.host_key_of(transport))
-    finally:
-        transport.shut_down()
-
-
-def offered(line: str) -> OfferedKey:
+def scan(access: SshAccess, timeout_seconds: float = SCAN_TIMEOUT_SECONDS) -> OfferedKey:
+    """Ask the server for its key without logging in to it; raises SshError."""
+    line = connections.offered_host_key(access, timeout_seconds)
     return OfferedKey(line, line.partition(" ")[0], fingerprint(line))
 
 
-def judge(access: SshAccess, line: str) -> None:
-    """Raise HostKeyUnknown or HostKeyChanged unless ``line`` is the pinned key; note what was seen.
-
-    Pins the first key where ``SSH_ACCEPT_NEW_HOST_KEYS`` says so. Uses the database.
-    """
-    if access.host_key == line:
-        if access.offered_host_key:
-            Server.objects.filter(pk=access.server_id, host_key=line).update(host_key_offered="")
-        return
-    print_ = fingerprint(line)
-    if access.host_key:
-        _note_offered(access, line)
-        pinned = fingerprint(access.host_key)
-        raise HostKeyChanged(
-            f"The host key of {access.server_name} changed: pinned is {pinned}, offered was {print_}. "
-            "Nothing was sent to it. If the server was installed anew, an administrator can pin the new key.",
-            offered=line,
-            fingerprint=print_,
-            pinned_fingerprint=pinned,
-        )
-    if settings.SSH_ACCEPT_NEW_HOST_KEYS and _pin_first(access.server_id, line, by=None):
-        return
-    _note_offered(access, line)
-    raise HostKeyUnknown(
-        f"The host key of {access.server_name} is not confirmed yet: it offers {print_}. "
-        "Compare it with the server's own and confirm it on the server's page.",
-        offered=line,
-        fingerprint=print_,
-    )
-
-
-def _note_offered(access: SshAccess, line: str) -> None:
-    """Remember the key; an event for each new one that differs from the pin. Repeats change nothing."""
-    if access.offered_host_key == line:
-        return
-    with transaction.atomic():
-        rows = Server.objects.filter(pk=access.server_id, host_key=access.host_key)
-        if not rows.exclude(host_key_offered=line).update(host_key_offered=line):
-            return
-        server = Server.objects.only("name").get(pk=access.server_id)
-        data = {"pinned": fingerprint(access.host_key), "offered": fingerprint(line)}
-        events.record(
-            "server.host_key_changed" if access.host_key else "server.host_key_seen", server, by=None, data=data
-        )
-
-
-def _pin_first(server_id: int, line: str, *, by: events.Actor) -> bool:
-    with transaction.atomic():
-        rows = Server.objects.filter(pk=server_id, host_key="")
-        if not rows.update(host_key=line, host_key_offered="", version=F("version") + 1):
-            return Server.objects.filter(pk=server_id, host_key=line).exists()
-        server = Server.objects.only("name").get(pk=server_id)
-        events.record("server.host_key_confirmed", server, by=by, data={"fingerprint": fingerprint(line)})
-    return True
+def look(server: Server) -> HostKey:
+    """Ask ``server`` for its key now and note what it offers; raises SshError. Blocks for some seconds at most."""
+    access = SshAccess.of(server)
+    line = scan(access).line
+    if line != server.host_key:
+        note_offered(access, line)
+    elif server.host_key_offered:
+        Server.objects.filter(pk=server.pk, host_key=line).update(host_key_offered="")
+    server.refresh_from_db(fields=["host_key", "host_key_offered"])
+    return host_key_of(server)
 
 
 def confirm_host_key(server: Server, key: str, *, by: events.Actor) -> None:
     """Pin the first ``key`` of ``server``, which ``by`` compared; raises Invalid, Conflict when another is pinned."""
     line = check_host_key(key)
-    if not _pin_first(server.pk, line, by=by):
+    if not pin_first(server.pk, line, by=by):
         raise Conflict(f"A host key of {server} is pinned already; pinning another takes an administrator.")
     server.host_key, server.host_key_offered = line, ""
 
@@ -148,3 +103,34 @@ def repin_host_key(server: Server, key: str, *, by: events.Actor) -> None:
         data = {"before": fingerprint(before), "fingerprint": fingerprint(line)}
         events.record("server.host_key_repinned", server, by=by, data=data)
     server.host_key, server.host_key_offered = line, ""
+
+
+def pin(server: Server, *, by: events.Actor, key: str = "", offered_fingerprint: str = "", name: str = "") -> None:
+    """Confirm the first key of ``server``, or pin another, whichever it is.
+
+    Either ``key`` is given, or the fingerprint of what was offered last, so that nobody pins what he did not see.
+    Pinning another takes the server's ``name`` typed as well. Raises Invalid, Conflict, Forbidden.
+    """
+    line = check_host_key(key) if key else _offered(server, offered_fingerprint)
+    if line == server.host_key:
+        return
+    if not server.host_key:
+        confirm_host_key(server, line, by=by)
+        return
+    if by is None or not by.has_perm("inventory.repin_server"):
+        raise Forbidden("Pinning another host key takes an administrator.")
+    if name != server.name:
+        text = f"Type the server's name, {server.name}, to pin another host key."
+        raise Invalid(text, fields={"name": [text]})
+    repin_host_key(server, line, by=by)
+
+
+def _offered(server: Server, offered_fingerprint: str) -> str:
+    if not offered_fingerprint:
+        text = "Give the fingerprint that was offered, or the host key itself."
+        raise Invalid(text, fields={"fingerprint": [text]})
+    if server.host_key and fingerprint(server.host_key) == offered_fingerprint:
+        return server.host_key
+    if fingerprint(server.host_key_offered) != offered_fingerprint:
+        raise Conflict(f"{server} does not offer this key now. Ask it for its key again.")
+    return server.host_key_offered

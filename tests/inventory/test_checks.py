@@ -167,6 +167,18 @@ def test_all_are_asked_at_once(api: APIClient, make: Make, open_port: int, silen
     }
 
 
+def test_a_hundred_take_as_long_as_the_slowest_and_two_seconds(
+    api: APIClient, open_port: int, closed_port: int, silent_port: int, settings: Any
+) -> None:
+    settings.CHECK_TIMEOUT_SECONDS = 2
+    ports = [silent_port, closed_port, *[open_port] * 3] * 20
+    Server.objects.bulk_create(Server(name=f"gpu-{n}", host_ip="127.0.0.1", port=p) for n, p in enumerate(ports))
+    started = time.monotonic()
+    answer = api.post("/api/servers/check-all")
+    assert time.monotonic() - started < 2 + 2
+    assert [row["status"] for row in answer.json()].count("online") == 60 and len(answer.json()) == 100
+
+
 def test_a_check_of_nothing_is_an_empty_list(api: APIClient) -> None:
     assert api.post("/api/servers/check-all").json() == []
     assert api.post("/api/servers/987654/check").status_code == 404
