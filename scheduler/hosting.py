@@ -33,6 +33,7 @@ from scheduler.fanout import Fanout, Place
 from scheduler.models import Run, RunResult
 from scheduler.shots import Outcome, Shot
 from scheduler.states import OPEN_RUNS, ResultState, RunState
+from scheduler.writing import write_results
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +225,8 @@ class Host:
         ready: list[Shot] = []
         with transaction.atomic():
             held = set(self._held().select_for_update().values_list("pk", flat=True))
-            for pk, outcome in endings:
-                if pk in held:
-                    self._write_ending(self.fanouts[pk], outcome)
+            ended_rows = [self._ending(self.fanouts[pk], outcome) for pk, outcome in endings if pk in held]
+            write_results({result_id: values for result_id, values in ended_rows if values})
             for pk in held & set(begins):
                 ready += self._write_begin(self.fanouts[pk], begins[pk], servers)
             ended = [pk for pk in held & concerned if self._write_rest(self.fanouts[pk])]
@@ -243,10 +243,11 @@ class Host:
         ids = {place.server_id for places in begins.values() for place in places if place.server_id}
         return Server.objects.select_related("jump").defer("figures").in_bulk(ids) if ids else {}
 
-    def _write_ending(self, fanout: Fanout, outcome: Outcome) -> None:
+    def _ending(self, fanout: Fanout, outcome: Outcome) -> tuple[int, dict[str, Any]]:
+        """The columns of a result whose attempt has ended; none when nobody waits for it any more."""
         shot = fanout.shots.get(outcome.result_id)
         if shot is None:
-            return
+            return outcome.result_id, {}
         state, reason = outcome.state, outcome.reason
         if state == ResultState.CANCELLED:
             state = ResultState.TIMED_OUT if fanout.ending == RunState.TIMED_OUT else state
@@ -265,7 +266,7 @@ class Host:
         }
         if again:
             values |= {"attempt": again.attempt, "not_before": again.not_before}
-        RunResult.objects.filter(pk=outcome.result_id).update(**values)
+        return outcome.result_id, values
 
     def _write_begin(self, fanout: Fanout, places: list[Place], servers: dict[int, Server]) -> list[Shot]:
         shots = []
@@ -317,13 +318,13 @@ class Host:
         began = time.monotonic()
         if began - self._flushed < self._flush_every:
             return
-        fresh = [shot for shot in self._shots() if shot.printed_bytes() != shot.shown_bytes]
+        fresh = [(shot, size) for shot in self._shots() if (size := shot.printed_bytes()) != shot.shown_bytes]
         if fresh:
             with transaction.atomic():
-                for shot in fresh:
-                    shot.shown_bytes = shot.printed_bytes()
-                    running = RunResult.objects.filter(pk=shot.result_id, state=ResultState.RUNNING)
-                    running.filter(run__claim=self.token).update(**_printed_columns(shot))
+                held = set(self._held().select_for_update().values_list("pk", flat=True))
+                write_results({shot.result_id: _printed_columns(shot) for shot, _size in fresh if shot.run_id in held})
+            for shot, size in fresh:
+                shot.shown_bytes = size
         self._flushed = time.monotonic()
         self._flush_every = max(FLUSH_SECONDS, 10 * (self._flushed - began))
 

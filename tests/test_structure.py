@@ -33,7 +33,7 @@ VERBS = {
     "chat": ["history", "transcript", "models"],
     "scheduler": [
         *("schedules", "planning", "firing", "runs", "targets", "parameters", "library", "output", "shots", "fanout"),
-        *("hosting", "retention", "rounding", "selectors", "models", "grouping"),
+        *("hosting", "retention", "rounding", "selectors", "models", "grouping", "writing"),
     ],
     "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
 }
