@@ -181,7 +181,7 @@ class RunSerializer(serializers.ModelSerializer):
         read_only_fields = fields
 
 
-class ResultSerializer(serializers.Serializer):
+class ServerResultSerializer(serializers.Serializer):
     server_id = serializers.IntegerField(allow_null=True)
     server = serializers.CharField()
     state = serializers.ChoiceField(choices=ResultState.choices)
@@ -207,7 +207,7 @@ class RunResultSerializer(serializers.Serializer):
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
     reason = serializers.CharField()
-    results = ResultSerializer(many=True)
+    results = ServerResultSerializer(many=True)
 
 
 class ParameterSerializer(serializers.Serializer):
