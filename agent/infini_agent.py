@@ -39,7 +39,7 @@ if sys.platform != "win32":
     import pwd
     import resource
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 PROTOCOL = 1
 
 Json = Dict[str, Any]
@@ -67,6 +67,8 @@ IDLE_CONNECTION_SECONDS = 75.0
 CONNECTIONS = 256
 RESTART_HISTORY = 10
 SPARE_SHIM_AFTER = 0.01  # seconds without a request
+QUICK_END_WITHIN = 0.02
+LOOK_FOR_OTHERS_AFTER = 0.01  # seconds that a tree has to end at the group's SIGTERM alone
 UNKNOWN = "unknown"
 WAITING_FOR_SHIM = "Waiting for the shim of an earlier run to end."
 # Isolated and light; UTF-8 whatever the locale, as the bodies of requests are.
@@ -97,10 +99,11 @@ def signal_name(number: int) -> str:
         return "signal %d" % number
 
 
-def write_file(path: str, data: bytes, durable: bool) -> None:
+def write_file(path: str, data: bytes, durable: bool, folder_later: bool = False) -> None:
     """Replace `path` by `data` in one step, mode 0600; a reader sees the old or the new content, never half.
 
-    `durable` also waits until the disk has it. Raises OSError.
+    `durable` also waits until the disk has it; with `folder_later` the caller is yet to call `sync_folder`, and until
+    then a power cut may bring the old content back. Raises OSError.
     """
     temporary = "%s.%d.%d.tmp" % (path, os.getpid(), threading.get_ident())
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -115,7 +118,7 @@ def write_file(path: str, data: bytes, durable: bool) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    if durable:
+    if durable and not folder_later:
         sync_folder(os.path.dirname(path))
 
 
@@ -130,9 +133,9 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def write_json(path: str, document: Json, durable: bool) -> None:
+def write_json(path: str, document: Json, durable: bool, folder_later: bool = False) -> None:
     """Write `document` to `path` as `write_file` does."""
-    write_file(path, json.dumps(document).encode(), durable)
+    write_file(path, json.dumps(document).encode(), durable, folder_later)
 
 
 class Unreadable(Exception):
@@ -750,19 +753,23 @@ class Shim:
             if self.stop_asked and term_at is None and kill_at is None:
                 term_at = now + self.begin_stop()
             if term_at is not None and kill_at is None and (now >= term_at or not self.stop_command_pid):
-                self.signal_tree(signal.SIGTERM)
+                self.terminate_tree(poller)
                 kill_at = now + float(self.spec.get("stop_grace", STOP_GRACE))
             if self.leader_ended and kill_at is None and term_at is None:
                 kill_at = now
-            if kill_at is not None and now >= kill_at:
-                self.killed = self.killed or not self.leader_ended
-                self.signal_tree(signal.SIGKILL)
-            self.finish_leader(kill_now=kill_at is not None and now >= kill_at)
+            kill_now = kill_at is not None and now >= kill_at
+            # Mostly nothing is left but the leader: then nobody has to be looked for among all processes.
+            self.finish_leader(kill_now)
             if self.leader_ended and self.tree_is_gone():
                 break
+            if kill_now:
+                self.killed = self.killed or not self.leader_ended
+                self.signal_tree(signal.SIGKILL)
         self.drain()
         self.leave_cgroup()
-        # The sign of a clean end: where the FIFO is left, another shim is sent to see to leftovers.
+        os.close(self.lock_fd)
+        # The sign of a clean end: where the FIFO is left, another shim is sent to see to leftovers. It is the last
+        # thing done, and counts from here on: that a process of this size is gone takes as long as all of the above.
         with contextlib.suppress(OSError):
             os.unlink(self.fifo_path)
 
@@ -856,7 +863,10 @@ class Shim:
             self.stop_command_pid = 0
 
     def record_exit(self, code: int | str) -> None:
-        """Write how the leader ended; from here on no death of ours can lose it."""
+        """Write how the leader ended; from here on no death of ours can lose it.
+
+        Nor a power cut, unless it was told to end: then nothing hangs on its code, and somebody waits for its end.
+        """
         self.leader_ended = True
         record = {
             "run": self.run_id,
@@ -868,7 +878,7 @@ class Shim:
         }
         while True:
             try:
-                write_json(self.path("exit.json"), record, durable=True)
+                write_json(self.path("exit.json"), record, durable=not self.stop_asked)
                 return
             except OSError:
                 # A full disk: the code stays with us until there is room, and output is taken meanwhile.
@@ -886,22 +896,40 @@ class Shim:
         found = descendants([os.getpid()], processes)
         return [Identity(pid, processes[pid].start, self.boot_id) for pid in found]
 
+    def terminate_tree(self, poller: Any) -> None:
+        """SIGTERM to the group, and to those outside of it, unless all are gone before these were looked for: to look
+        for them means to read about every process of the machine."""
+        told = self.signal_group(signal.SIGTERM)
+        until = time.monotonic() + LOOK_FOR_OTHERS_AFTER
+        while told and self.is_parent and time.monotonic() < until:
+            self.wait(poller, 2)
+            self.notice_exit()
+            self.finish_leader(kill_now=False)
+            if self.leader_ended and self.tree_is_gone():
+                return
+        self.signal_others(signal.SIGTERM, told)
+
     def signal_tree(self, number: int) -> None:
         """Signal the group at once, then everyone outside of it one by one; a cgroup ends all at a stroke."""
         if number == signal.SIGKILL and self.cgroup is not None:
             with contextlib.suppress(OSError):  # cgroup.kill came with Linux 5.14
                 write_cgroup(self.cgroup, "cgroup.kill", "1")
-        group = self.leader.pid if self.leader else 0
-        held = self.is_parent and not self.reaped
-        told = False
-        if group and (held or is_alive(self.leader, self.boot_id)):
+        self.signal_others(number, self.signal_group(number))
+
+    def signal_group(self, number: int) -> bool:
+        """Signal the leader's group; False when there is none that is surely ours."""
+        if self.leader and ((self.is_parent and not self.reaped) or is_alive(self.leader, self.boot_id)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, number)
-                told = True
+                os.killpg(self.leader.pid, number)
+                return True
+        return False
+
+    def signal_others(self, number: int, told: bool) -> None:
+        """Signal everyone of the tree, without the group when that was `told`."""
         for member in self.members():
             found = read_stat(member.pid)
             # Twice would be once too often: a second SIGTERM makes many servers drop what they do.
-            if found is None or not told or found.pgid != group:
+            if found is None or not told or self.leader is None or found.pgid != self.leader.pid:
                 with contextlib.suppress(PermissionError):
                     send_signal(member, number, self.boot_id)
 
@@ -1604,6 +1632,7 @@ class Instance:
             "finished_at": self.finished_at,
             "exit_code": self.exit_code,
             "restarts": self.restarts,
+            "restart_streak": self.streak,
             "restart_history": self.history,
             "reason": self.reason if self.pending is None else reason_for_wait(self.pending),
         }
@@ -1612,8 +1641,12 @@ class Instance:
         """Whether the last shim died before it had seen to the whole tree: it removes its FIFO at the end."""
         return os.path.exists(self.path("output"))
 
-    def save(self) -> None:
-        """Put what is wanted on disk, durably. Raise ApiError when the disk does not take it."""
+    def save(self, folder_later: bool = False) -> None:
+        """Put what is wanted on disk, durably. Raise ApiError when the disk does not take it.
+
+        With `folder_later` the next agent finds it at once, and a power cut may still undo it: call `sync` before
+        anybody is told.
+        """
         document = {
             "key": self.key,
             "spec": self.spec,
@@ -1630,10 +1663,17 @@ class Instance:
         }
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            write_json(self.path("instance.json"), document, durable=True)
+            write_json(self.path("instance.json"), document, durable=True, folder_later=folder_later)
         except OSError as error:
             message = "The agent could not write its state directory (%s); nothing was changed." % error.strerror
             raise ApiError(500, "state_not_writable", message) from error
+
+    def sync(self) -> None:
+        """Make what was saved proof against a power cut, while the process starts or ends."""
+        try:
+            sync_folder(self.folder)
+        except OSError as error:  # the file itself is on disk: too late, and no reason, to undo what it says
+            log("instance.sync_failed key=%s: %s" % (self.key, error))
 
     def load(self) -> None:
         """Read what is wanted back from disk; raise Unreadable."""
@@ -1901,6 +1941,8 @@ class Host:
         self.lock = threading.Lock()
         self.last: Tuple[float, float, float] | None = None
         self.cpu: float | None = None
+        self.last_network: Tuple[float, Dict[str, Tuple[int, int]]] | None = None
+        self.network: Tuple[int | None, int | None] = (None, None)
 
     def figures(self) -> Json:
         """Return all figures as the report shows them."""
@@ -1913,6 +1955,7 @@ class Host:
             (("disk_total_bytes", "disk_used_bytes", "disk_percent"), disk_figures),
             (("load_1m", "load_5m", "load_15m"), lambda: tuple(round(x, 2) for x in os.getloadavg())),
             (("uptime_seconds",), uptime_figures),
+            (("network_in_bytes_per_second", "network_out_bytes_per_second"), self.network_rates),
         ]
         for names, read in groups:
             try:
@@ -1937,6 +1980,39 @@ class Host:
                 self.cpu = round(min(100.0, max(0.0, 100 * busy)), 1)
                 self.last = (now, total, idle)
             return (self.cpu,)
+
+    def network_rates(self) -> Tuple[int | None, int | None]:
+        """Return bytes per second in and out since the last sample, None for the first.
+
+        A card that came, or whose counters began anew, counts from the next sample on.
+        """
+        now, counters = time.monotonic(), network_counters()
+        with self.lock:
+            if self.last_network is None:
+                self.last_network = (now, counters)
+            elif now - self.last_network[0] >= 0.5:
+                began, before = self.last_network
+                both = [(before[name], after) for name, after in counters.items() if name in before]
+                grown = [sum(max(0, after[way] - old[way]) for old, after in both) for way in (0, 1)]
+                self.network = (int(grown[0] / (now - began)), int(grown[1] / (now - began)))
+                self.last_network = (now, counters)
+            return self.network
+
+
+def network_counters() -> Dict[str, Tuple[int, int]]:
+    """Return bytes received and sent by each real network card; where there is none, by all but the loopback.
+
+    Bridges, bonds and the like carry over again what went through a card.
+    """
+    counters: Dict[str, Tuple[int, int]] = {}
+    with open("/proc/net/dev", encoding="ascii") as file:
+        for line in file.readlines()[2:]:
+            name, _, rest = line.partition(":")
+            cells = rest.split()
+            counters[name.strip()] = (int(cells[0]), int(cells[8]))
+    counters.pop("lo", None)
+    cards = {name: both for name, both in counters.items() if os.path.exists("/sys/class/net/%s/device" % name)}
+    return cards or counters
 
 
 def memory_figures() -> Tuple[int, int, float]:
@@ -3240,6 +3316,12 @@ class Agent:
         document.setdefault("log_tail", [])
         return document
 
+    def spec(self, key: str) -> Json:
+        """Return the fields an instance was deployed with, for whoever takes it over; null where they are lost."""
+        instance = self.find(key)
+        with self.lock:
+            return {"id": key, "generation": instance.generation, "spec": instance.spec}
+
     def follow_logs(self, key: str, offset: int, limit: int, seconds: float) -> Json:
         """Return a piece of the log once there is one, or an empty one when the time is over."""
         until = time.monotonic() + seconds
@@ -3380,10 +3462,11 @@ class Agent:
             if before[3] is not None:
                 instance.phase, instance.reason = "stopped", "Stopped on request, while it waited to restart."
             after = instance.wanted, instance.verdict, instance.generation, instance.pending
+        saved = (instance.spec is not None or not instance.broken) and before != after
         try:
             # On disk first: should the agent die now, the next one goes on stopping.
-            if (instance.spec is not None or not instance.broken) and before != after:
-                instance.save()
+            if saved:
+                instance.save(folder_later=True)
         except ApiError:
             with self.lock:
                 instance.wanted, instance.verdict, instance.generation, instance.pending = before
@@ -3394,9 +3477,26 @@ class Agent:
                 self.begin_stop(instance, "Stopping on request.")
             else:
                 instance.phase, instance.ready = "stopped", False
+        if saved:
+            instance.sync()
+        self.look_for_quick_end(instance)
         gone = self.wait_until(lambda: not instance.is_live, STOP_ANSWER_WITHIN)
         log("instance.stop key=%s gone=%s" % (instance.key, gone))
         return gone
+
+    def look_for_quick_end(self, instance: Instance) -> None:
+        """Most trees end at once: see the sign of it before the system has cleared the shim away.
+
+        Only of a shim that was told: one that is yet to begin has left no sign either.
+        """
+        until = time.monotonic() + QUICK_END_WITHIN
+        while instance.is_live and instance.stop_told and time.monotonic() < until:
+            time.sleep(0.0003)
+            if not instance.has_leftovers():
+                with self.lock:
+                    if instance.is_live and instance.stop_told:
+                        self.watcher.on_shim_end(instance)
+                return
 
     def end_and_wait(self, instance: Instance) -> None:
         """Stop what runs before something else takes its place; raise ApiError 409 when it does not end."""
@@ -3406,9 +3506,10 @@ class Agent:
 
     def launch(self, instance: Instance, spec: Json, generation: int, restarts: int, history: List[Json]) -> None:
         """Start a run that somebody asked for, and wait until its process is known."""
-        self.store_start(instance, spec, generation, restarts, history, streak=0)
+        self.store_start(instance, spec, generation, restarts, history, streak=0, folder_later=True)
         with self.lock:
             self.ask_for_shim(instance, adopt=False)
+        instance.sync()
         self.wait_until(
             lambda: instance.process is not None or not instance.is_live or instance.pending is not None,
             START_ANSWER_WITHIN,
@@ -3426,6 +3527,7 @@ class Agent:
         restarts: int,
         history: List[Json],
         streak: int,
+        folder_later: bool = False,
     ) -> None:
         """Store the intent to start a run.
 
@@ -3444,7 +3546,7 @@ class Agent:
             # At once, or a report would show the new generation with the old one's end.
             instance.reset_observed()
         try:
-            instance.save()
+            instance.save(folder_later)
         except ApiError:
             with self.lock:
                 vars(instance).update(before)
@@ -3509,9 +3611,12 @@ class Agent:
     def settle_ended(self, instance: Instance, ended: Json) -> None:
         """The exit is on record; it counts as ended once the shim has also seen to the rest of the tree."""
         code = stored_exit_code(ended)
-        if is_alive(instance.shim, self.boot_id):
+        ours = instance.shim is not None and instance.shim.boot_id == self.boot_id
+        if os.name != "nt" and ours and not instance.has_leftovers():
+            self.finish(instance, code, str(ended.get("finished_at")), ended)
+        elif is_alive(instance.shim, self.boot_id):
             self.watch(instance)
-        elif instance.shim and instance.shim.boot_id == self.boot_id and instance.has_leftovers():
+        elif ours and instance.has_leftovers():
             self.ask_for_shim(instance, adopt=True)
         else:
             self.finish(instance, code, str(ended.get("finished_at")), ended)
@@ -3707,6 +3812,7 @@ class Watcher:
         self.selector.register(self.wake_read, selectors.EVENT_READ, self.on_wake)
         self.buffers: Dict[socket.socket, bytes] = {}
         self.followed: Dict[str, Instance] = {}
+        self.thread_id = 0
         agent.spawner.on_new_link = self.on_new_link
 
     def start(self) -> None:
@@ -3714,6 +3820,7 @@ class Watcher:
 
     def run(self) -> None:
         """Go round for as long as the agent lives; a fault in one step is logged and the next one goes on."""
+        self.thread_id = threading.get_ident()
         while True:
             try:
                 for key, _ in self.selector.select(self.pause()):
@@ -3750,6 +3857,9 @@ class Watcher:
             self.wake_read.recv(1024)
 
     def wake(self) -> None:
+        """Have the thread look again; itself does so anyway."""
+        if threading.get_ident() == self.thread_id:
+            return
         with contextlib.suppress(OSError):
             self.wake_write.send(b"w")
 
@@ -3810,7 +3920,13 @@ class Watcher:
             if not is_alive(instance.shim, self.agent.boot_id):
                 self.release_fd(instance)
             elif instance.shim_fd >= 0:
-                self.selector.register(instance.shim_fd, selectors.EVENT_READ, lambda: self.on_shim_end(instance))
+                shim = instance.shim  # a request may have seen its end first, and another run begun since
+
+                def ended() -> None:
+                    if instance.shim is shim and instance.shim_fd >= 0:
+                        self.on_shim_end(instance)
+
+                self.selector.register(instance.shim_fd, selectors.EVENT_READ, ended)
         self.wake()
 
     def leave(self, instance: Instance) -> None:
@@ -4101,6 +4217,9 @@ class Requests:
         if verb == "status":
             self.allow(method, "GET")
             return 200, agent.status(key)
+        if verb == "spec":
+            self.allow(method, "GET")
+            return 200, agent.spec(key)
         if verb == "logs":
             self.allow(method, "GET")
             query = self.query()

@@ -5,6 +5,7 @@ Silence alone is no fault of a server: the monitor may have been down. It must h
 """
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from django.db import transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q
@@ -20,6 +21,8 @@ from infini.models import AlertKind
 from inventory.models import Server
 from inventory.querysets import agent_silence_limit
 
+KEEPS_FAILING = 3  # restarts in a row
+SOUND_AFTER = timedelta(minutes=1)  # of being ready: one that is ready for moments between two ends has not recovered
 SITE = Subject("site", "", "Infini")
 
 
@@ -88,9 +91,15 @@ def _servers(known: set[Subject]) -> Findings:
 
 
 def _instances(known: set[Subject]) -> Findings:
-    """Failed until ready or not wanted: what is merely tried once more has not recovered."""
-    failed = Q(wanted=Wanted.RUNNING, phase=Phase.FAILED, placement__server__maintenance=False)
-    rows = Instance.objects.filter(failed | Q(pk__in=_ids(known)))
+    """Failed, or started again and again by its policy, until ready for a while or not wanted: what is merely tried
+    once more has not recovered.
+
+    The streak stands until the run after it has ended too; a run that was ready, and is not now, is not of it.
+    """
+    not_yet_sound = Q(phase=Phase.STARTING) | Q(ready=True, ready_since__gt=timezone.now() - SOUND_AFTER)
+    failed = Q(phase=Phase.FAILED) | Q(not_yet_sound, restart_streak__gte=KEEPS_FAILING)
+    alarming = Q(failed, wanted=Wanted.RUNNING, placement__server__maintenance=False)
+    rows = Instance.objects.filter(alarming | Q(pk__in=_ids(known)))
     found, gone = Findings(), {subject.id: subject for subject in known}
     for instance in rows.select_related("placement__service", "placement__server").defer(
         "placement__server__figures", "placement__server__agent_certificate"
@@ -98,12 +107,19 @@ def _instances(known: set[Subject]) -> Findings:
         subject = Subject("instance", str(instance.pk), str(instance.placement))
         gone.pop(subject.id, None)
         if subject not in known:
-            why = instance.reason or _("the process ended")
-            found.wrong[subject] = _("%(instance)s failed: %(why)s") % {"instance": subject.name, "why": why}
+            found.wrong[subject] = _what_is_wrong(instance, subject.name)
         elif over := _why_over(instance, subject.name):
             found.over[subject] = over
     found.over |= {subject: _("%(instance)s is gone.") % {"instance": subject.name} for subject in gone.values()}
     return found
+
+
+def _what_is_wrong(instance: Instance, name: str) -> str:
+    why = instance.reason or _("the process ended")
+    if instance.phase == Phase.FAILED:
+        return _("%(instance)s failed: %(why)s") % {"instance": name, "why": why}
+    words = {"instance": name, "n": instance.restart_streak, "why": why}
+    return _("%(instance)s keeps failing, started again %(n)d times in a row: %(why)s") % words
 
 
 def _why_over(instance: Instance, name: str) -> str:
@@ -111,7 +127,9 @@ def _why_over(instance: Instance, name: str) -> str:
         return _("%(instance)s is not wanted any more.") % {"instance": name}
     if instance.placement.server.maintenance:
         return _("%(instance)s: its server is in maintenance.") % {"instance": name}
-    return _("%(instance)s is ready.") % {"instance": name} if instance.ready else ""
+    since = instance.ready_since
+    unproven = instance.restart_streak > 0 and (since is None or since > timezone.now() - SOUND_AFTER)
+    return "" if not instance.ready or unproven else _("%(instance)s is ready.") % {"instance": name}
 
 
 def _ids(known: set[Subject]) -> list[int]:

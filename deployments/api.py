@@ -18,8 +18,12 @@ from deployments.documents import service_documents, service_rows
 from deployments.models import Operation, Revision, Service
 from deployments.presets import Preset, presets
 from deployments.querysets import ServiceQuerySet
+from deployments.revisions import changes, revision_of
 from deployments.serializers import (
     DeployLog,
+    DeployRequest,
+    DiffQuery,
+    DiffSerializer,
     OperationAnswer,
     PresetSerializer,
     RevisionSerializer,
@@ -90,8 +94,15 @@ class Verb(APIView):
         return _accepted(type(self).verb(_service(pk), by=request.user), pk)
 
 
-class Deploy(Verb):
-    verb = staticmethod(lifecycle.deploy)
+class Deploy(APIView):
+    needs = {"POST": DEPLOY}
+
+    @extend_schema(request=DeployRequest, responses={202: OperationAnswer})
+    def post(self, request: Request, pk: str) -> Response:
+        """Run the current revision on every server of the service: 202 with the operation's id."""
+        asked = DeployRequest(data=request.data)
+        asked.is_valid(raise_exception=True)
+        return _accepted(lifecycle.deploy(_service(pk), by=request.user, note=asked.validated_data["note"]), pk)
 
 
 class Restart(Verb):
@@ -121,7 +132,7 @@ class RevisionList(generics.ListAPIView):
     needs = {"GET": "deployments.view_service"}
 
     def get_queryset(self) -> QuerySet[Revision]:
-        return Revision.objects.filter(service=_service(self.kwargs["pk"])).select_related("service", "author")
+        return Revision.objects.filter(service=_service(self.kwargs["pk"])).select_related("service__trial", "author")
 
     def get_serializer_context(self) -> dict[str, Any]:
         context = super().get_serializer_context()
@@ -129,6 +140,19 @@ class RevisionList(generics.ListAPIView):
             before = {revision.number + 1: revision for revision in self.get_queryset()}
             context["before"] = before
         return context
+
+
+class RevisionDiff(APIView):
+    needs = {"GET": "deployments.view_service"}
+
+    @extend_schema(parameters=[DiffQuery], responses={200: DiffSerializer})
+    def get(self, request: Request, pk: str) -> Response:
+        """What differs between any two revisions; of secret variables only their names are told."""
+        query = DiffQuery(data=request.query_params)
+        query.is_valid(raise_exception=True)
+        service, numbers = _service(pk), query.validated_data
+        before, after = (revision_of(service, numbers[name]) for name in ("from", "to"))
+        return Response({"from": before.number, "to": after.number, "changes": changes(before, after)})
 
 
 class DeployLogView(APIView):

@@ -8,7 +8,10 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments import overview, selectors
-        from infini import dashboard, stats
+        from deployments.event_words import WORDS
+        from infini import badges, dashboard, event_words, stats
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
+        badges.register(overview.badges)
+        event_words.register(WORDS)

@@ -2,7 +2,7 @@
 
 from django.utils import timezone
 
-from deployments import reports
+from deployments import reports, unknown
 from deployments.reports import Report
 from inventory.agents import AgentAddress, AgentError, Ask, ask_each
 from inventory.models import Server
@@ -25,4 +25,5 @@ def refresh_now() -> None:
         for ask, answer in ask_each(asks)
     ]
     reports.record_reports(answered)
+    unknown.note_unknown(answered)
     reports.mark_lost()

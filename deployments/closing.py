@@ -7,17 +7,18 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from deployments import rollout
+from deployments import rollout, trials
 from deployments.device_claims import release_devices
-from deployments.lifecycle import remove_service, return_to_good
+from deployments.lifecycle import remove_service
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.observations import Observation
 from deployments.phases import ENDED, OPEN_STATES, OperationKind, OperationState, Phase, ResultState, Wanted
 from deployments.ports import release_ports
+from deployments.returning import go_back
 from deployments.specs import bury
+from deployments.wanting import drop_successors
 from infini import alerts, events
 from infini.alerts import Subject
-from infini.errors import InfiniError
 from infini.models import AlertKind
 
 logger = logging.getLogger(__name__)
@@ -95,30 +96,26 @@ def _close(operation: Operation, now: datetime) -> None:
         if not closed:
             return
         service = Service.objects.get(pk=operation.service_id)
-        if failed and rollout.goes_back(operation):
-            state = _return(operation, service, reason)
-        data = {"operation": operation.pk, "results": {r.server_name: r.state for r in results}}
+        speaking_against = list(rollout.failures(operation).select_related("instance"))
+        _judge_revision(operation, speaking_against, reason)
+        if speaking_against and rollout.goes_back(operation):
+            state = go_back(operation, service, reason)
+        in_order = sorted(results, key=lambda r: r.state == ResultState.FAILED)  # of two on a server, the failed one
+        data = {"operation": operation.pk, "results": {r.server_name: r.state for r in in_order}}
         events.record(f"service.{operation.kind}_{state}", service, by=operation.by, data=data)
         _tidy(operation, service, bool(failed))
     about = {"service": service.name, "kind": operation.kind, "state": str(state), "servers": len(results)}
     logger.info("operation.closed", extra=about)
 
 
-def _return(operation: Operation, service: Service, reason: str) -> OperationState:
-    """Go back by itself, if there is anything to go back to; the state the operation ends in."""
-    try:
-        returning = return_to_good(service, operation)
-    except InfiniError as error:  # what was good no longer fits; an operation that cannot end helps nobody
-        why = f"{reason} It could not be taken back: {error.message}"
-        Operation.objects.filter(pk=operation.pk).update(reason=why[:500])
-        return OperationState.FAILED
-    if returning is None:
-        return OperationState.FAILED
-    good = returning.revision or service.good_revision
-    reason = f"{operation.revision} failed, {good} is deployed again. {reason}"
-    Operation.objects.filter(pk=operation.pk).update(state=OperationState.RETURNED, reason=reason[:500])
-    alerts.open_alert(AlertKind.ROLLED_BACK, Subject.of(service), reason)
-    return OperationState.RETURNED
+def _judge_revision(operation: Operation, failed: list[OperationResult], reason: str) -> None:
+    """One that is ready everywhere is on trial; one that failed is bad. That a server is silent is no verdict."""
+    if operation.kind not in (OperationKind.DEPLOY, OperationKind.ROLL_BACK):
+        return
+    if any(result.instance is None or result.instance.phase != Phase.LOST for result in failed):
+        trials.note_failure(operation.revision, reason)
+    elif not failed:
+        trials.begin_trial(operation)
 
 
 def _tidy(operation: Operation, service: Service, failed: bool) -> None:
@@ -127,11 +124,10 @@ def _tidy(operation: Operation, service: Service, failed: bool) -> None:
     ids = list(ended.values_list("pk", flat=True))
     release_ports(ids)
     release_devices(ids)
+    drop_successors(service)
     service.placements.filter(replicas=0, instances=None).delete()
     if operation.kind == OperationKind.DEPLOY and not failed:
         alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), "A later deployment succeeded.")
-    if operation.kind in (OperationKind.DEPLOY, OperationKind.ROLL_BACK) and not failed:
-        Service.objects.filter(pk=service.pk).update(good_revision=operation.revision_id)
     if operation.kind == OperationKind.DELETE:
         alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), "The service was deleted.")
         if not Instance.objects.filter(placement__service=service).exists():

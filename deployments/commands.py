@@ -8,6 +8,7 @@ from typing import Any
 
 from deployments.device_claims import device_environment
 from deployments.models import Instance, Service
+from inventory.models import Server
 
 _PLACEHOLDER = re.compile(r"\{(port|host|service|model)\}")
 
@@ -17,16 +18,16 @@ def fill(command: str, values: dict[str, str]) -> str:
     return _PLACEHOLDER.sub(lambda found: shlex.quote(values[found.group(1)]), command)
 
 
+def placeholders(service: Service, server: Server, port: int | None) -> dict[str, str]:
+    """What stands for them in a command of ``service`` on ``server``."""
+    model = service.served_model or (service.model.name if service.model else service.name)
+    return {"port": str(port or ""), "host": server.host_ip, "service": service.name, "model": model}
+
+
 def deploy_body(instance: Instance, service: Service) -> dict[str, Any]:
     """The body of the agent's deploy request; see docs/agent-protocol.md."""
-    revision, server = instance.revision, instance.placement.server
-    model = service.served_model or (service.model.name if service.model else service.name)
-    values = {
-        "port": str(instance.port or ""),
-        "host": server.host_ip,
-        "service": service.name,
-        "model": model,
-    }
+    revision = instance.revision
+    values = placeholders(service, instance.placement.server, instance.port)
     secret = json.loads(revision.secret_env) if revision.secret_env else {}
     body: dict[str, Any] = {
         "command": fill(revision.command, values),

@@ -1,7 +1,7 @@
 """Accelerators given to instances, claimed in the database before any agent is asked; never one slot twice."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from django.db import IntegrityError, transaction
 
@@ -47,6 +47,24 @@ def device_environment(instance: Instance) -> dict[str, str]:
         for variable, value in claim.device.visible_by.items():
             values[variable].append(value)
     return environment | {variable: ",".join(texts) for variable, texts in values.items()}
+
+
+def devices_seen(server: Server, environment: Mapping[str, str]) -> list[Device]:
+    """The devices that a process with this environment sees, to be claimed for it; none where that is not clear, or
+    where one of them is another's.
+    """
+    seen: dict[int, Device] = {}
+    named: set[str] = set()
+    for device in Device.objects.filter(server=server, present=True):
+        for variable, value in device.visible_by.items():
+            texts = [text for text in environment.get(variable, "").split(",") if text]
+            named.update(texts)
+            if value in texts:
+                seen[device.pk] = device
+    unclear = len(named) != len(seen) or len({device.vendor for device in seen.values()}) > 1
+    if unclear or DeviceClaim.objects.filter(device__in=seen).exists():
+        return []
+    return list(seen.values())
 
 
 def _choose(server: Server, count: int) -> list[tuple[Device, int]]:

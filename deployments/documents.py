@@ -18,13 +18,30 @@ from deployments.querysets import ServiceQuerySet
 Row = dict[str, Any]
 _SPEC = ("command", "stop_command", "env", "run_as", "cwd", "probes", "port", "devices", "restart", "number")
 _COLUMNS = (
-    *("pk", "name", "environment__name", "model_id", "model__name", "served_model", "path_prefix", "max_unavailable"),
+    *(
+        "pk",
+        "name",
+        "environment__name",
+        "model_id",
+        "model__name",
+        "served_model",
+        "path_prefix",
+        "max_unavailable",
+        "surge",
+    ),
     *("wanted", "version", "created_at", "deploy_status", "ready_count", "wanted_count", "current_revision_id"),
     *(f"current_revision__{column}" for column in _SPEC),
 )
 _INSTANCE_COLUMNS = (
     *("pk", "key", "wanted", "phase", "ready", "pid", "port", "restarts", "exit_code", "exit_unseen", "reason"),
-    *("started_at", "observed_at", "revision__number", "placement__server_id", "placement__server__name"),
+    *(
+        "started_at",
+        "observed_at",
+        "replaces_id",
+        "revision__number",
+        "placement__server_id",
+        "placement__server__name",
+    ),
     *("placement__server__agent_seen_at", "placement__service_id"),
 )
 
@@ -69,6 +86,7 @@ def _document(row: Row, servers: list[Row], instances: list[Row], last: Row | No
         "served_model": row["served_model"],
         "path_prefix": row["path_prefix"],
         "max_unavailable": row["max_unavailable"],
+        "surge": row["surge"],
         "server_ids": [server["id"] for server in servers],
         "servers": servers,
         "deploy_command": row["current_revision__command"] or "",
@@ -115,6 +133,7 @@ def _instances(service_ids: list[int]) -> dict[int, list[Row]]:
                 "server": row["placement__server__name"],
                 "revision": row["revision__number"],
                 "wanted": row["wanted"],
+                "replaces": row["replaces_id"],
                 "phase": row["phase"],
                 "ready": row["ready"],
                 "pid": row["pid"],

@@ -11,13 +11,14 @@ from inventory.agents import AgentAddress, AgentError, AgentRejects, Ask, ask_ea
 def visit(answered: list[Report]) -> None:
     """Queue the ending of buried instances on servers that speak again."""
     speaking = [r.server_id for r in answered if r.document is not None]
-    for server_id in Tombstone.objects.filter(server__in=speaking).values_list("server_id", flat=True).distinct():
-        async_task("deployments.tasks.end_buried", server_id)
+    found = list(Tombstone.objects.filter(server__in=speaking).values_list("server_id", flat=True).distinct())
+    if found:
+        async_task("deployments.tasks.end_buried", found)
 
 
-def end_buried(server_id: int) -> None:
+def end_buried(server_ids: list[int]) -> None:
     """Stop and forget them. May run twice: stopping and forgetting are idempotent, an unknown one is done."""
-    stones = list(Tombstone.objects.filter(server=server_id).select_related("server"))
+    stones = list(Tombstone.objects.filter(server__in=server_ids).select_related("server"))
     asks = [
         Ask(AgentAddress.of(s.server), "POST", f"/service/{s.key}/stop", {"generation": s.generation}, about=s)
         for s in stones

@@ -3,38 +3,30 @@
 Nothing here waits for the network: steps do (deployments/steps.py), queued on commit.
 """
 
-import re
-import secrets
-from collections.abc import Iterable
-
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
-from deployments.device_claims import claim_devices
 from deployments.models import Instance, Operation, Revision, Service
 from deployments.operations import begin, open_operation, supersede
-from deployments.phases import (
-    ALIVE,
-    OPEN_STATES,
-    OperationKind,
-    Phase,
-    Wanted,
-)
-from deployments.ports import claim_port
+from deployments.phases import ALIVE, OPEN_STATES, OperationKind, Outcome, Phase, Wanted
+from deployments.revisions import revision_of, set_note
+from deployments.wanting import drop_successors, new_instance, want_ended, want_running
 from infini import events
 from infini.errors import Conflict, Invalid, NotFound
-from inventory.models import Server
 from inventory.querysets import agent_silence_limit
 
 
-def deploy(service: Service, *, by: events.Actor) -> Operation:
-    """Run the current revision on every server of the service, at once.
+def deploy(service: Service, *, by: events.Actor, note: str = "") -> Operation:
+    """Run the current revision on every server of the service, at once; ``note`` says why, and stays with it.
 
     Raises Invalid without a command or servers, Conflict while another operation is open or a port is taken.
     """
     with transaction.atomic():
-        return _deploy(_locked(service), OperationKind.DEPLOY, by=by)
+        service = _locked(service)
+        if service.current_revision:
+            set_note(service.current_revision, note, by=by)
+        return _deploy(service, OperationKind.DEPLOY, by=by)
 
 
 def roll_back(service: Service, *, by: events.Actor, number: int | None = None) -> Operation:
@@ -55,7 +47,8 @@ def roll_back(service: Service, *, by: events.Actor, number: int | None = None) 
 def return_to_good(service: Service, failed: Operation) -> Operation | None:
     """After a rolling update failed: run the last good revision again wherever the new one was tried.
 
-    None when there is no other good one. What had not had its turn still runs it and is left alone.
+    None when there is no other good one. What had not had its turn still runs it and is left alone, and so is what
+    something was only started beside of. What runs the failed revision and is ready goes back in turns.
     """
     with transaction.atomic():
         service = _locked(service)
@@ -64,27 +57,35 @@ def return_to_good(service: Service, failed: Operation) -> Operation | None:
             return None
         operation = open_operation(service, OperationKind.ROLL_BACK, by=None)
         Operation.objects.filter(pk=operation.pk).update(revision=good)
-        tried = _instances(service).filter(results__operation=failed, results__deferred=False, wanted=Wanted.RUNNING)
-        ids = [instance.pk for instance in tried]
+        ids = drop_successors(service)
+        tried = _instances(service).filter(revision=failed.revision_id, wanted=Wanted.RUNNING)
+        deferred = frozenset(instance.pk for instance in tried if instance.ready)
         for instance in tried:
-            want_running(instance, instance.placement.server, good)
+            ids.append(instance.pk)
+            if instance.pk not in deferred:
+                want_running(instance, instance.placement.server, good)
         Service.objects.filter(pk=service.pk).update(current_revision=good, version=F("version") + 1)
         data = {"revision": [failed.revision.number if failed.revision else None, good.number]}
         events.record("service.returned", service, by=None, data=data)
-        begin(operation, _instances(service).filter(pk__in=ids))
+        begin(operation, _instances(service).filter(pk__in=ids), deferred=deferred)
         return operation
 
 
 def _earlier_revision(service: Service, number: int | None) -> Revision:
     if number is not None:
-        found = service.revisions.filter(number=number).first()
-        if found is None:
-            raise NotFound(f"{service} has no revision {number}.")
-        return found
-    good = service.good_revision
-    if good is None or good == service.current_revision:
+        return revision_of(service, number)
+    earlier = last_good_but_current(service)
+    if earlier is None:
         raise Conflict(f"{service} has no other revision that was ever good.", code="nothing_to_return_to")
-    return good
+    return earlier
+
+
+def last_good_but_current(service: Service) -> Revision | None:
+    """The revision to return to: the last that was good and is not the one deployed now."""
+    if service.good_revision and service.good_revision_id != service.current_revision_id:
+        return service.good_revision
+    others = service.revisions.filter(outcome=Outcome.GOOD).exclude(pk=service.current_revision_id or 0)
+    return others.order_by("-outcome_at", "-number").first()
 
 
 def _deploy(service: Service, kind: OperationKind, *, by: events.Actor) -> Operation:
@@ -100,12 +101,12 @@ def _deploy(service: Service, kind: OperationKind, *, by: events.Actor) -> Opera
     for placement in placements:
         have = {i.ordinal: i for i in placement.instances.all()}
         for ordinal in range(placement.replicas):
-            instance = have.pop(ordinal, None) or _new_instance(service, placement.pk, revision, ordinal)
+            instance = have.pop(ordinal, None) or new_instance(service, placement.pk, revision, ordinal)
             if service.max_unavailable and instance.ready:
                 deferred.append(instance.pk)
             else:
                 want_running(instance, placement.server, revision)
-        _want(have.values(), Wanted.GONE)
+        want_ended(have.values(), Wanted.GONE)
     return _begin(operation, service, Wanted.RUNNING, deferred=frozenset(deferred))
 
 
@@ -128,7 +129,8 @@ def stop(service: Service, *, by: events.Actor) -> Operation:
         service = _locked(service)
         supersede(service.operations.all(), by_what="stop")
         operation = open_operation(service, OperationKind.STOP, by=by)
-        _want(_instances(service).exclude(wanted=Wanted.GONE), Wanted.STOPPED)
+        drop_successors(service)
+        want_ended(_instances(service).exclude(wanted=Wanted.GONE), Wanted.STOPPED)
         return _begin(operation, service, Wanted.STOPPED)
 
 
@@ -148,7 +150,7 @@ def delete(service: Service, *, by: events.Actor, force: bool = False) -> Operat
             remove_service(service, by=by)
             return None
         operation = open_operation(service, OperationKind.DELETE, by=by, force=force)
-        _want(instances, Wanted.GONE)
+        want_ended(instances, Wanted.GONE)
         return _begin(operation, service, Wanted.GONE)
 
 
@@ -167,7 +169,7 @@ def stop_local_instances() -> None:
             .filter(placement__server__name="local", wanted=Wanted.RUNNING)
             .select_related("placement__service")
         )
-        _want(instances, Wanted.STOPPED)
+        want_ended(instances, Wanted.STOPPED)
         services = {i.placement.service_id: i.placement.service for i in instances}
         for service in services.values():
             supersede(service.operations.all(), by_what="make down")
@@ -197,41 +199,6 @@ def _begin(
     service.wanted = wanted
     begin(operation, _instances(service), deferred=deferred)
     return operation
-
-
-def _new_instance(service: Service, placement_id: int, revision: Revision, ordinal: int) -> Instance:
-    return Instance.objects.create(
-        placement_id=placement_id, revision=revision, ordinal=ordinal, key=_new_key(service.name)
-    )
-
-
-def _new_key(name: str) -> str:
-    """A key people recognise and no two sites share: agents know instances by it alone."""
-    readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "service"
-    return f"{readable}-{secrets.token_hex(4)}"
-
-
-def want_running(instance: Instance, server: Server, revision: Revision) -> None:
-    """State that ``instance`` is to run ``revision`` anew; call inside the transaction of a verb or a turn."""
-    port = claim_port(instance, server=server, revision=revision)
-    claim_devices(instance, server=server, revision=revision)
-    Instance.objects.filter(pk=instance.pk).update(
-        revision=revision,
-        wanted=Wanted.RUNNING,
-        generation=F("generation") + 1,
-        phase=Phase.PENDING,
-        ready=False,
-        restarts=0,
-        exit_code=None,
-        exit_unseen=False,
-        reason="",
-        port=port,
-    )
-
-
-def _want(instances: Iterable[Instance], wanted: Wanted) -> None:
-    ids = [instance.pk for instance in instances]
-    Instance.objects.filter(pk__in=ids).update(wanted=wanted, generation=F("generation") + 1, ready=False)
 
 
 def _refuse_unreachable(instances: list[Instance]) -> None:

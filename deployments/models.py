@@ -8,7 +8,16 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from deployments.phases import OPEN_STATES, OperationKind, OperationState, Phase, RestartPolicy, ResultState, Wanted
+from deployments.phases import (
+    OPEN_STATES,
+    OperationKind,
+    OperationState,
+    Outcome,
+    Phase,
+    RestartPolicy,
+    ResultState,
+    Wanted,
+)
 from deployments.querysets import ServiceQuerySet
 from infini.fields import EncryptedTextField
 from infini.models import Versioned
@@ -46,6 +55,14 @@ class Service(Versioned):
             "A new revision goes out to so many instances at a time, and back when one fails. Empty: all at once."
         ),
     )
+    surge = models.BooleanField(
+        _("start the new one first"),
+        default=True,
+        help_text=_(
+            "Where so many are unavailable at most: the new instance starts beside the old one, which ends when the "
+            "new one is ready. Where no devices or no port are free for both, the old one ends first."
+        ),
+    )
     wanted = models.CharField(
         _("wanted"), max_length=10, choices=Wanted.choices, default=Wanted.STOPPED, editable=False
     )
@@ -76,7 +93,10 @@ class Service(Versioned):
 
 
 class Revision(models.Model):
-    """What a deployment runs; immutable. A change of any of it is a new revision."""
+    """What a deployment runs; immutable. A change of any of it is a new revision.
+
+    ``outcome`` is the verdict on its last deployment: empty while there is none (deployments/trials.py).
+    """
 
     SPEC = ("command", "stop_command", "env", "secret_env", "run_as", "cwd", "probes", "port", "devices", "restart")
 
@@ -97,6 +117,9 @@ class Revision(models.Model):
     author = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+")
     note = models.CharField(_("note"), max_length=500, blank=True)
     created_at = models.DateTimeField(_("created"), default=timezone.now)
+    outcome = models.CharField(_("outcome"), max_length=10, choices=Outcome.choices, blank=True)
+    outcome_at = models.DateTimeField(null=True)
+    outcome_reason = models.CharField(max_length=500, blank=True)
 
     class Meta:
         verbose_name = _("revision")
@@ -142,7 +165,10 @@ class Instance(models.Model):
 
     ``generation`` grows with each thing asked of it: the agent takes none but a higher one, so that a request
     sent twice, or late, starts nothing twice. ``acked_generation`` is the last one the agent has taken,
-    ``seen_generation`` the one it last reported.
+    ``seen_generation`` the one it last reported. ``restart_streak`` counts restarts without a stable run in between,
+    ``ready_since`` is when it was first reported ready without a break since.
+
+    ``replaces`` is the instance beside which this one was started in a rolling update, until it takes its place.
     """
 
     placement = models.ForeignKey(Placement, models.PROTECT, related_name="instances")
@@ -153,6 +179,7 @@ class Instance(models.Model):
     acked_generation = models.PositiveIntegerField(default=0)
     seen_generation = models.PositiveIntegerField(default=0)
     wanted = models.CharField(_("wanted"), max_length=10, choices=Wanted.choices, default=Wanted.RUNNING)
+    replaces = models.OneToOneField("self", models.SET_NULL, null=True, related_name="successor")
 
     phase = models.CharField(_("state"), max_length=10, choices=Phase.choices, default=Phase.PENDING)
     ready = models.BooleanField(_("ready"), default=False)
@@ -160,6 +187,8 @@ class Instance(models.Model):
     boot_id = models.CharField(max_length=64, blank=True)
     port = models.PositiveIntegerField(_("port"), null=True)
     restarts = models.PositiveIntegerField(_("restarts"), default=0)
+    restart_streak = models.PositiveIntegerField(default=0)
+    ready_since = models.DateTimeField(null=True)
     exit_code = models.IntegerField(_("exit code"), null=True)
     exit_unseen = models.BooleanField(_("exit unseen"), default=False)
     reason = models.CharField(_("reason"), max_length=500, blank=True)
@@ -174,6 +203,9 @@ class Instance(models.Model):
             models.UniqueConstraint(fields=["placement", "ordinal"], name="instance_ordinal_unique"),
             models.CheckConstraint(condition=Q(acked_generation__lte=F("generation")), name="instance_ack_not_ahead"),
             models.CheckConstraint(condition=Q(ready=False) | Q(phase=Phase.RUNNING), name="instance_ready_runs"),
+            models.CheckConstraint(
+                condition=Q(replaces=None) | Q(wanted=Wanted.RUNNING), name="instance_successor_is_wanted"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -232,6 +264,39 @@ class Tombstone(models.Model):
         return self.key
 
 
+class UnknownInstance(models.Model):
+    """What an agent reports and nobody here has asked for: shown, and adopted or stopped by a person alone.
+
+    The row goes when the agent no longer reports it, or when it becomes ours. ``described_at`` is when the agent
+    was last asked for ``command`` and what is below it.
+    """
+
+    server = models.ForeignKey(Server, models.CASCADE, related_name="unknown_instances")
+    key = models.CharField(_("key"), max_length=64)
+    generation = models.PositiveIntegerField(default=0)
+    phase = models.CharField(_("state"), max_length=10, choices=Phase.choices)
+    ready = models.BooleanField(_("ready"), default=False)
+    pid = models.PositiveIntegerField(_("PID"), null=True)
+    port = models.PositiveIntegerField(_("port"), null=True)
+    reason = models.CharField(_("reason"), max_length=500, blank=True)
+    started_at = models.DateTimeField(_("started"), null=True)
+    found_at = models.DateTimeField(_("found"), default=timezone.now)
+    command = models.TextField(_("command"), blank=True)
+    cwd = models.CharField(_("working directory"), max_length=500, blank=True)
+    run_as = models.CharField(_("account"), max_length=100, blank=True)
+    env_names = models.JSONField(_("environment variables"), default=list)
+    described_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("unknown instance")
+        verbose_name_plural = _("unknown instances")
+        ordering = ["key"]
+        constraints = [models.UniqueConstraint(fields=["server", "key"], name="unknown_once_per_server")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class Operation(models.Model):
     """Long work on one service, advanced by short steps; any worker may do the next one.
 
@@ -276,7 +341,8 @@ class Operation(models.Model):
 class OperationResult(models.Model):
     """What one operation did on one instance; names are copied, so it outlives both instance and server.
 
-    ``deferred``: its turn in a rolling update has not come; the instance runs on as it was.
+    ``deferred``: its turn in a rolling update has not come; the instance runs on as it was. ``note`` tells which way
+    its turn went. The agent is not asked for anything before ``not_before``, so that requests in flight may end.
     """
 
     operation = models.ForeignKey(Operation, models.CASCADE, related_name="results")
@@ -285,6 +351,8 @@ class OperationResult(models.Model):
     server_name = models.CharField(max_length=100)
     generation = models.PositiveIntegerField()
     deferred = models.BooleanField(default=False)
+    not_before = models.DateTimeField(null=True)
+    note = models.CharField(max_length=500, blank=True)
     state = models.CharField(_("state"), max_length=10, choices=ResultState.choices, default=ResultState.WAITING)
     pid = models.PositiveIntegerField(null=True)
     exit_code = models.IntegerField(null=True)
@@ -300,3 +368,25 @@ class OperationResult(models.Model):
 
     def __str__(self) -> str:
         return f"{self.operation} on {self.server_name}"
+
+
+class Trial(models.Model):
+    """A deployed revision that has still to prove itself; gone with the verdict (deployments/trials.py).
+
+    ``ready_since`` is when all instances were last found ready, without a break since; ``restarts`` how often the
+    agents had started them again by then.
+    """
+
+    service = models.OneToOneField(Service, models.CASCADE, related_name="trial")
+    revision = models.ForeignKey(Revision, models.CASCADE, related_name="+")
+    operation = models.ForeignKey(Operation, models.CASCADE, related_name="+")
+    began_at = models.DateTimeField(default=timezone.now)
+    ready_since = models.DateTimeField(null=True)
+    restarts = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        verbose_name = _("trial")
+        verbose_name_plural = _("trials")
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.revision}"

@@ -23,7 +23,7 @@ def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, f
     """
     if kind != OperationKind.RECONCILE:
         supersede(service.operations.filter(kind=OperationKind.RECONCILE), by_what=kind)
-    deadline = timezone.now() + timedelta(seconds=_seconds_allowed(service, kind))
+    deadline = timezone.now() + timedelta(seconds=seconds_allowed(service, kind))
     try:
         with transaction.atomic():
             return Operation.objects.create(service=service, kind=kind, by=by, force=force, deadline_at=deadline)
@@ -35,7 +35,7 @@ def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, f
         ) from None
 
 
-def _seconds_allowed(service: Service, kind: OperationKind) -> float:
+def seconds_allowed(service: Service, kind: OperationKind) -> float:
     """An operation that starts something waits at least as long as its health check does."""
     least: float = settings.DEPLOY_DEADLINE_SECONDS
     if kind in (OperationKind.STOP, OperationKind.DELETE) or service.current_revision is None:

@@ -12,6 +12,7 @@ from deployments.models import Instance, Operation, Placement, Service
 from deployments.phases import OPEN_STATES, Phase, Wanted
 from deployments.reconcile import braked
 from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
+from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
 
@@ -25,6 +26,17 @@ def overview(request: HttpRequest) -> Section:
     by_standing = Counter(standing_of(service) for service in ranked.only("pk"))
     problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
     return Section(tiles=_tiles(by_standing), problems=[*_brake(), *problems], steps=_steps(request, by_standing))
+
+
+def badges(user: Any) -> dict[str, Badge]:
+    """Services with an instance that failed or is not heard from, and work under way."""
+    if not user.has_perm("deployments.view_service"):
+        return {}
+    wrong = Instance.objects.filter(wanted=Wanted.RUNNING, phase__in=[Phase.FAILED, Phase.LOST])
+    return {
+        "deployments.service": Badge(wrong.values("placement__service").distinct().count(), DANGER),
+        "deployments.operation": Badge(Operation.objects.filter(state__in=OPEN_STATES).count(), INFO),
+    }
 
 
 def _brake() -> list[Problem]:

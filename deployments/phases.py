@@ -46,6 +46,13 @@ class RestartPolicy(models.TextChoices):
     ALWAYS = "always", _("Always")
 
 
+class Outcome(models.TextChoices):
+    """What became of a revision's last deployment."""
+
+    GOOD = "good", _("Good")
+    BAD = "bad", _("Failed")
+
+
 class OperationKind(models.TextChoices):
     DEPLOY = "deploy", _("Deploy")
     RESTART = "restart", _("Restart")

@@ -33,7 +33,8 @@ class ServiceQuerySet(models.QuerySet["Service"]):
         from deployments.models import Operation  # noqa: PLC0415
 
         open_operations = Operation.objects.filter(service=OuterRef("pk"), state__in=OPEN_STATES)
-        running = {"wanted": Wanted.RUNNING}
+        # One that starts beside the one it replaces counts only once it has taken its place.
+        running = {"wanted": Wanted.RUNNING, "replaces": None}
         annotated = self.annotate(
             open_operation_id=Subquery(open_operations.values("pk")[:1]),
             wanted_count=_count_instances(**running),

@@ -29,8 +29,11 @@ def queue_due_steps() -> int:
     free = Q(leased_until=None) | Q(leased_until__lt=now)
     due = Operation.objects.filter(unqueued, free, state__in=OPEN_STATES, step_due_at__lte=now)
     ids = list(due.values_list("pk", flat=True)[:200])
-    for operation_id in ids:
-        with transaction.atomic():
-            if due.filter(pk=operation_id).update(queued_at=now):
-                transaction.on_commit(lambda pk=operation_id: async_task("deployments.tasks.advance", pk))  # type: ignore[misc]
-    return len(ids)
+    if not ids:
+        return 0
+    with transaction.atomic():
+        claimed = list(due.filter(pk__in=ids).values_list("pk", flat=True))
+        Operation.objects.filter(pk__in=claimed).update(queued_at=now)
+        for operation_id in claimed:
+            transaction.on_commit(lambda pk=operation_id: async_task("deployments.tasks.advance", pk))  # type: ignore[misc]
+    return len(claimed)

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation
 from deployments.operations import begin, open_operation
-from deployments.phases import ALIVE, OPEN_STATES, OperationKind, Phase, Wanted
+from deployments.phases import ALIVE, ENDED, OPEN_STATES, OperationKind, OperationState, Phase, Wanted
 from infini.errors import Conflict
 from inventory.models import Server
 from inventory.querysets import agent_silence_limit
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 BRAKE_WINDOW = timedelta(minutes=10)
 BRAKE_LEAST = 3
+TIDY_AGAIN_AFTER = timedelta(minutes=1)
 
 
 def reconcile(server_ids: Iterable[int]) -> int:
@@ -64,12 +65,25 @@ def braked() -> str:
 
 
 def _differing(server_ids: Iterable[int]) -> QuerySet[Instance]:
-    """Wanted and not taken by its agent; or running an older generation although not wanted any more."""
+    """Wanted and not taken by its agent; running an older generation although not wanted any more; or ended, or never
+    begun, and to be forgotten.
+    """
     busy = Operation.objects.filter(service=OuterRef("placement__service"), state__in=OPEN_STATES)
     lacking = Q(wanted=Wanted.RUNNING, phase=Phase.PENDING, acked_generation__lt=F("generation"))
     unwanted = ~Q(wanted=Wanted.RUNNING) & Q(phase__in=ALIVE, seen_generation__lt=F("generation"))
+    # Tidying up can wait where it failed a moment ago, as with an agent whose disk is full.
+    failed = Operation.objects.filter(
+        service=OuterRef("placement__service"),
+        kind=OperationKind.RECONCILE,
+        state=OperationState.FAILED,
+        finished_at__gt=timezone.now() - TIDY_AGAIN_AFTER,
+    )
+    over = Q(wanted=Wanted.GONE, phase__in=[*ENDED, Phase.PENDING]) & ~Q(Exists(failed))
     return Instance.objects.filter(
-        ~Exists(busy), lacking | unwanted, placement__server__in=list(server_ids), placement__server__maintenance=False
+        ~Exists(busy),
+        lacking | unwanted | over,
+        placement__server__in=list(server_ids),
+        placement__server__maintenance=False,
     )
 
 

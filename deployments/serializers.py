@@ -8,9 +8,9 @@ from deployments.documents import service_documents, service_rows
 from deployments.models import Revision, Service
 from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
 from deployments.presets import preset
+from deployments.revisions import changes
 from deployments.specs import change_service, create_service
 from infini.errors import NotFound
-from infini.events import difference
 from inventory.models import AIModel, Environment, Server
 
 # Names in the API -> columns of a revision.
@@ -38,6 +38,9 @@ class InstanceDocument(serializers.Serializer):
     server = serializers.CharField()
     revision = serializers.IntegerField()
     wanted = serializers.ChoiceField(choices=Wanted.choices)
+    replaces = serializers.IntegerField(
+        allow_null=True, help_text="The instance beside which it was started, until it takes its place."
+    )
     phase = serializers.ChoiceField(choices=Phase.choices)
     ready = serializers.BooleanField()
     pid = serializers.IntegerField(allow_null=True)
@@ -83,6 +86,10 @@ class ServiceSerializer(serializers.ModelSerializer):
     note = serializers.CharField(required=False, allow_blank=True, max_length=500, write_only=True)
     path_prefix = serializers.RegexField(r"^(/[A-Za-z0-9._~/-]*)?$", required=False, allow_blank=True, max_length=100)
     max_unavailable = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=1000)
+    surge = serializers.BooleanField(
+        required=False,
+        help_text="With max_unavailable: the new instance first, where devices and a port are free for both.",
+    )
     version = serializers.IntegerField(required=False, min_value=1)
     preset = serializers.CharField(
         required=False,
@@ -102,6 +109,7 @@ class ServiceSerializer(serializers.ModelSerializer):
             "served_model",
             "path_prefix",
             "max_unavailable",
+            "surge",
             "server_ids",
             *SPEC_FIELDS,
             "preset",
@@ -187,6 +195,7 @@ class ResultSerializer(serializers.Serializer):
     pid = serializers.IntegerField()
     exit_code = serializers.SerializerMethodField()
     reason = serializers.SerializerMethodField()
+    note = serializers.CharField(help_text="Which way its turn in a rolling update went, and why.")
     log_tail = serializers.CharField()
 
     def get_exit_code(self, result: Any) -> int | str | None:
@@ -194,6 +203,12 @@ class ResultSerializer(serializers.Serializer):
 
     def get_reason(self, result: Any) -> str:
         return result.reason or (result.instance.reason if result.instance and result.state == "sent" else "")
+
+
+class DeployRequest(serializers.Serializer):
+    note = serializers.CharField(
+        required=False, allow_blank=True, default="", max_length=500, help_text="Why; it stays with the revision."
+    )
 
 
 class RollBackRequest(serializers.Serializer):
@@ -208,6 +223,7 @@ class RevisionSerializer(serializers.ModelSerializer):
     author = serializers.SlugRelatedField(slug_field="username", read_only=True)
     current = serializers.SerializerMethodField()
     good = serializers.SerializerMethodField()
+    on_trial = serializers.SerializerMethodField()
     changes = serializers.SerializerMethodField()
     deploy_command = serializers.CharField(source="command")
 
@@ -226,7 +242,8 @@ class RevisionSerializer(serializers.ModelSerializer):
                 "devices",
                 "restart",
             ),
-            *("author", "note", "created_at", "current", "good", "changes"),
+            *("author", "note", "created_at", "current", "good", "on_trial", "changes"),
+            *("outcome", "outcome_at", "outcome_reason"),
         ]
 
     def get_current(self, revision: Revision) -> bool:
@@ -235,9 +252,29 @@ class RevisionSerializer(serializers.ModelSerializer):
     def get_good(self, revision: Revision) -> bool:
         return revision.pk == revision.service.good_revision_id
 
+    def get_on_trial(self, revision: Revision) -> bool:
+        """Deployed, and not ready for long enough yet to be good."""
+        trial = getattr(revision.service, "trial", None)
+        return trial is not None and trial.revision_id == revision.pk
+
     def get_changes(self, revision: Revision) -> dict[str, list[Any]]:
         before: Revision | None = self.context["before"].get(revision.number)
-        return difference(before, revision, set(Revision.SPEC)) if before else {}
+        return changes(before, revision) if before else {}
+
+
+class DiffSerializer(serializers.Serializer):
+    to = serializers.IntegerField()
+    changes = serializers.DictField(help_text="Each field that differs: before, after.")
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.IntegerField(), **super().get_fields()}  # a word that cannot be a name here
+
+
+class DiffQuery(serializers.Serializer):
+    to = serializers.IntegerField(min_value=1)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.IntegerField(min_value=1), **super().get_fields()}
 
 
 class OperationAnswer(serializers.Serializer):

@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Case, Count, Exists, F, IntegerField, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from deployments.models import Instance, Operation, OperationResult, Service
-from deployments.phases import OPEN_STATES, OperationState, Phase, ResultState, Wanted
+from deployments.models import Instance, Operation, OperationResult, Revision, Service
+from deployments.phases import OPEN_STATES, OperationState, Outcome, Phase, ResultState, Wanted
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, ago_text
 
 
@@ -45,7 +46,7 @@ def with_standing(services: QuerySet) -> QuerySet:
     ``with_status()``, each inlined wherever it is named, are too slow for. Both say the same; a test holds them to it.
     """
     open_operations = Operation.objects.filter(service=OuterRef("pk"), state__in=OPEN_STATES)
-    wanted = Q(wanted=Wanted.RUNNING)
+    wanted = Q(wanted=Wanted.RUNNING, replaces=None)
     instances = (
         Instance.objects.filter(placement__service=OuterRef("pk"))
         .order_by()
@@ -107,7 +108,13 @@ def instance_chip(instance: Instance) -> Chip:
         if instance.ready:
             return Chip(_("Ready"), GOOD, "check_circle", _("Takes requests"))
         return Chip(_("Not ready"), WARN, "running_with_errors", instance.reason or _("Its probe fails"))
+    return phase_chip(instance)
+
+
+def phase_chip(instance: Any) -> Chip:
+    """Of one of ours, or of one unknown to us; of what runs without looking at its readiness."""
     looks = {
+        Phase.RUNNING: (GOOD, "check_circle", _("It runs")),
         Phase.PENDING: (QUIET, "hourglass_empty", _("Its turn comes")),
         Phase.STARTING: (BUSY, "progress_activity", _("Its probe has not passed yet")),
         Phase.STOPPING: (BUSY, "stop", _("Signalled; it has some seconds")),
@@ -120,8 +127,8 @@ def instance_chip(instance: Instance) -> Chip:
     return Chip(str(Phase(instance.phase).label), role, icon, title)
 
 
-def _exit_title(instance: Instance) -> str:
-    code = instance.shown_exit_code
+def _exit_title(instance: Any) -> str:
+    code = getattr(instance, "shown_exit_code", None)
     return instance.reason if code is None else _("Exit %(code)s") % {"code": code}
 
 
@@ -152,3 +159,16 @@ def result_chip(result: OperationResult) -> Chip:
     }
     role, icon = looks[ResultState(result.state)]
     return Chip(str(ResultState(result.state).label), role, icon, result.reason)
+
+
+def revision_chip(revision: Revision, service: Any) -> Chip | None:
+    """What became of it; None when it was never deployed, or not long enough. Expects the service's trial loaded."""
+    trial = getattr(service, "trial", None)
+    if trial is not None and trial.revision_id == revision.pk:
+        title = _("All is ready; good once it was so for %(n)d s without a break") % {"n": settings.STABLE_SECONDS}
+        return Chip(_("On trial"), BUSY, "hourglass_top", title)
+    if revision.outcome == Outcome.GOOD:
+        return Chip(_("Good"), GOOD, "verified", _("All its instances were ready for long enough"))
+    if revision.outcome == Outcome.BAD:
+        return Chip(_("Failed"), BAD, "error", revision.outcome_reason)
+    return None

@@ -79,6 +79,7 @@ def _renew(operation_id: int) -> None:
 
 def _due_asks(operation: Operation) -> Iterator[Ask]:
     unfinished = operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT], deferred=False)
+    unfinished = unfinished.exclude(not_before__gt=timezone.now())
     results = unfinished.select_related("instance__placement__server", "instance__revision")
     for result in list(results):
         instance = result.instance

@@ -24,7 +24,7 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
 from unfold.contrib.filters.admin import RelatedDropdownFilter as WholeRowsDropdownFilter
 from unfold.decorators import display
-from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.forms import AdminPasswordChangeForm, AuthenticationForm, UserChangeForm, UserCreationForm
 from unfold.views import ChangeList
 from unfold.widgets import (
     CHECKBOX_CLASSES,
@@ -46,6 +46,7 @@ from infini.fields import EncryptedTextField
 
 __all__ = [
     "AdminPasswordChangeForm",
+    "AuthenticationForm",
     "BaseAdmin",
     "BaseForm",
     "ChoicesDropdownFilter",
@@ -222,6 +223,7 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
     page_template: str | None = None
     list_ordering: Sequence[str] = ()  # unlike ``ordering`` it stays this list's own: filters elsewhere do not take it
     empty_text: Any = ""
+    find_icon = ""  # set: its objects are found by Ctrl+K, by ``search_fields``
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return PageChangeList
@@ -239,6 +241,9 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
 
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
         return (*super().get_list_display(request), *(c.show for c in extras.columns(self.opts.label_lower)))
+
+    def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
+        return (*super().get_list_filter(request), *extras.filters(self.opts.label_lower))
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if request.method == "POST":

@@ -7,8 +7,15 @@ class InfiniConfig(AppConfig):
     verbose_name = "Infini"
 
     def ready(self) -> None:
-        from infini import schema  # noqa: F401  (registers itself)
+        from django.contrib.auth.signals import user_logged_in, user_logged_out
+
+        from infini import (
+            logins,
+            schema,  # noqa: F401  (registers itself)
+        )
         from infini.roles import grant_permissions
 
         # Permissions exist only after migrations have run, so the groups get theirs here, every time.
         post_migrate.connect(grant_permissions, dispatch_uid="infini.roles")
+        user_logged_in.connect(logins.note_login, dispatch_uid="infini.logins")
+        user_logged_out.connect(logins.note_logout, dispatch_uid="infini.logins")

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db import models
 
+from infini.addresses import current_address
 from infini.fields import EncryptedTextField
 from infini.models import Event, User
 
@@ -21,6 +22,7 @@ def describe(kind: str, subject: models.Model, *, by: Actor, data: dict[str, Any
         "kind": kind,
         "actor": by,
         "actor_name": by.get_username() if by else "",
+        "address": current_address() if by else "",
         "subject_kind": subject._meta.model_name or "",
         "subject_id": str(subject.pk),
         "subject_name": str(subject)[:200],

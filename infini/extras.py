@@ -25,6 +25,7 @@ class Column:
 
 _parts: dict[str, list[MakePart]] = defaultdict(list)
 _columns: dict[str, list[Column]] = defaultdict(list)
+_filters: dict[str, list[type]] = defaultdict(list)
 
 
 def add_part(page: str, make: MakePart) -> None:
@@ -45,3 +46,13 @@ def parts(page: str, request: HttpRequest, row: Model) -> list[Part]:
 
 def columns(page: str) -> list[Column]:
     return list(_columns[page])
+
+
+def add_filter(page: str, list_filter: type) -> None:
+    """A filter of a list, as Django's admin takes it."""
+    if list_filter not in _filters[page]:
+        _filters[page].append(list_filter)
+
+
+def filters(page: str) -> list[type]:
+    return list(_filters[page])

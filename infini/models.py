@@ -14,7 +14,17 @@ from infini.fields import EncryptedTextField
 
 
 class User(AbstractUser):
-    """A person who logs in; rights come from the groups viewer, operator and administrator."""
+    """A person who logs in; rights come from the groups viewer, operator and administrator.
+
+    With a ``totp_secret`` a login takes a second step; ``totp_step`` is the last 30 s step whose code was used, so
+    that none is used twice. Of recovery codes only digests are kept.
+    """
+
+    language = models.CharField(_("language"), max_length=10, blank=True, choices=settings.LANGUAGES)
+    time_zone = models.CharField(_("time zone"), max_length=50, blank=True, help_text=_("For example Asia/Shanghai."))
+    totp_secret = EncryptedTextField(blank=True, default="", editable=False)
+    totp_step = models.PositiveBigIntegerField(default=0, editable=False)
+    recovery_digests = models.JSONField(default=list, editable=False)
 
     class Meta(AbstractUser.Meta):
         verbose_name = _("user")  # type: ignore[assignment]
@@ -51,6 +61,7 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     revoked_at = models.DateTimeField(_("revoked"), null=True, editable=False)
     last_used_at = models.DateTimeField(_("last used"), null=True, editable=False)
+    changed_at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)  # for gateways: what is new
 
     objects = ApiKeyQuerySet.as_manager()
 
@@ -61,6 +72,41 @@ class ApiKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+
+class LoginSession(models.Model):
+    """One login of a person that may still be open: where from, and with what."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="login_sessions")
+    session_key = models.CharField(max_length=40, unique=True)
+    address = models.CharField(_("address"), max_length=45, blank=True)
+    client = models.CharField(_("browser"), max_length=200, blank=True)
+    created_at = models.DateTimeField(_("since"), default=timezone.now)
+    seen_at = models.DateTimeField(_("last seen"), default=timezone.now)
+
+    class Meta:
+        verbose_name = _("session")
+        verbose_name_plural = _("sessions")
+        ordering = ["-seen_at"]
+
+    def __str__(self) -> str:
+        return f"{self.user} from {self.address}"
+
+
+class LoginFailure(models.Model):
+    """A login that was refused; so many of them and the next has to wait. ``name`` as typed, in lower case."""
+
+    name = models.CharField(max_length=150)
+    address = models.CharField(max_length=45)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name = _("failed login")
+        verbose_name_plural = _("failed logins")
+        indexes = [models.Index(fields=["address", "at"], name="loginfailure_address")]
+
+    def __str__(self) -> str:
+        return f"{self.name} from {self.address}"
 
 
 class Event(models.Model):
@@ -76,6 +122,7 @@ class Event(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("actor")
     )
     actor_name = models.CharField(_("actor"), max_length=150, blank=True, help_text=_("Empty: the system itself."))
+    address = models.CharField(_("address"), max_length=45, blank=True, help_text=_("Where the actor was."))
     kind = models.CharField(_("what"), max_length=60, db_index=True)
     subject_kind = models.CharField(_("subject kind"), max_length=60)
     subject_id = models.CharField(_("subject id"), max_length=40)

@@ -38,8 +38,12 @@ AGENT_TIMEOUT_SECONDS = env_float("INFINI_AGENT_TIMEOUT_SECONDS", 30.0, least=0.
 CHECK_TIMEOUT_SECONDS = env_float("INFINI_CHECK_TIMEOUT_SECONDS", 5.0, least=0.5)
 CHECK_PING = env_bool("INFINI_CHECK_PING", True)  # off where something answers echoes in the servers' place
 DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=5)
+STABLE_SECONDS = env_float("INFINI_STABLE_SECONDS", 30.0, least=0)  # ready so long without a break: a good revision
+# How long an instance that a rolling update ends gets no new requests before. The gateway remembers for 0.9 s.
+DRAIN_SECONDS = env_float("INFINI_DRAIN_SECONDS", 5.0, least=0)
 # Automatic action pauses when at least this share of the fleet falls silent within minutes.
 BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
+SAMPLES_KEEP_DAYS = env_int("INFINI_SAMPLES_KEEP_DAYS", 7, least=1, most=365)
 PORT_RANGE_FIRST = env_int("INFINI_PORT_RANGE_FIRST", 10001, least=1024, most=65535)
 PORT_RANGE_LAST = env_int("INFINI_PORT_RANGE_LAST", 10100, least=PORT_RANGE_FIRST, most=65535)
 
@@ -62,7 +66,13 @@ RUN_KEEP_COUNT = env_int("INFINI_RUN_KEEP_COUNT", 500, least=1)
 UPSTREAM_CONNECT_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_CONNECT_TIMEOUT_SECONDS", 5.0, least=0.1)
 UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS", 300.0, least=0.1)
 UPSTREAM_IDLE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_IDLE_TIMEOUT_SECONDS", 120.0, least=0.1)
+UPSTREAM_TOTAL_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_TOTAL_TIMEOUT_SECONDS", 7200.0, least=0.1)
 STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=1024)
+
+# 0: the web process is the only gateway. Else `make up` starts one of its own there, under uvicorn.
+GATEWAY_PORT = env_int("INFINI_GATEWAY_PORT", 0, least=0, most=65535)
+USAGE_DAYS = env_int("INFINI_USAGE_DAYS", 90, least=1)  # single requests; the sums of days stay
+REDIS_URL = env_str("REDIS_URL")  # limits hold across processes with it, within each without
 
 # Alerts by e-mail; without a host there are none. With `none` a password would travel in the clear.
 _smtp_tls = env_word("INFINI_SMTP_TLS", ("starttls", "tls", "none"))
@@ -123,8 +133,10 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "infini.middleware.PersonMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "infini.middleware.ContentSecurityMiddleware",
 ]
 CSRF_FAILURE_VIEW = "infini.views.csrf_failure"
 

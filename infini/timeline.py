@@ -30,14 +30,22 @@ _APPS = {
     "savedcommand": "scheduler",
 }
 FACT_MAX_CHARS = 120
+# Of no use to a reader, or said by the words already.
+_UNSAID = ("id", "version", "operation", "from", "to")
+PERMISSION = "infini.view_event"
 _WITH_PAGE = ("server", "service", "operation", "alerttarget", "task", "run")
 
 
 def visible_events(user: Any) -> QuerySet[Event]:
     """Events this person may read: those about other people and their keys only with the permission for them."""
-    hidden = [kind for kind, permission in _GUARDED.items() if not user.has_perm(permission)]
+    hidden = hidden_kinds(user)
     events = Event.objects.all()
     return events.filter(~Q(subject_kind__in=hidden) | Q(actor=user)) if hidden else events
+
+
+def hidden_kinds(user: Any) -> list[str]:
+    """Kinds of subjects of which this person reads only what he did himself."""
+    return [kind for kind, permission in _GUARDED.items() if not user.has_perm(permission)]
 
 
 def events_about(user: Any, row: Model, count: int = 10) -> list[Event]:
@@ -60,7 +68,7 @@ def event_text(event: Event) -> str:
         said = ((name, _difference(*pair)) for name, pair in event.data.items() if _is_pair(pair))
     else:
         said = ((name, _fact(fact)) for name, fact in event.data.items())
-    return "; ".join(f"{name}: {text}" for name, text in said if text and name not in ("id", "version"))
+    return "; ".join(f"{name}: {text}" for name, text in said if text and name not in _UNSAID)
 
 
 def _is_pair(value: Any) -> bool:
@@ -77,5 +85,7 @@ def _difference(old: Any, new: Any) -> str:
 def _fact(value: Any) -> str:
     if value in (None, "", [], {}):
         return ""
+    if isinstance(value, dict):
+        value = [f"{name} {fact}" for name, fact in value.items()]
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= FACT_MAX_CHARS else f"{text[:FACT_MAX_CHARS]}…"

@@ -5,8 +5,10 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils.translation import gettext_lazy as _
+
+from infini.badges import badges_for
 
 
 def _may(permission: str) -> Callable[[HttpRequest], bool]:
@@ -22,8 +24,31 @@ def _item(title: Any, icon: str, page: str, permission: str | None = None) -> di
     return item | {"permission": _may(permission)} if permission else item
 
 
+def _page(title: Any, icon: str, name: str, permission: str, *, but: str = "") -> dict[str, Any]:
+    """A page of our own, beside the admin's, with all below it, except what is below the page named ``but``."""
+
+    def active(request: HttpRequest) -> bool:
+        elsewhere = bool(but) and request.path.startswith(reverse(but))
+        return request.path.startswith(reverse(name)) and not elsewhere
+
+    shown = {"title": title, "icon": icon, "link": reverse_lazy(name), "active": active}
+    return shown | {"permission": _may(permission)}
+
+
 def _list(title: Any, icon: str, app: str, model: str) -> dict[str, Any]:
-    return _item(title, icon, f"{app}_{model}_changelist", f"{app}.view_{model}")
+    item = _item(title, icon, f"{app}_{model}_changelist", f"{app}.view_{model}")
+    return item | {"about": f"{app}.{model}"}
+
+
+def sidebar(request: HttpRequest) -> list[dict[str, Any]]:
+    """The navigation with the counts of what needs somebody."""
+    groups = navigation(request)
+    found = badges_for(request.user) if request.user.is_authenticated else {}
+    for group in groups:
+        for item in group["items"]:
+            if badge := found.get(item.get("about", "")):
+                item |= {"badge": badge.count, "badge_variant": badge.role, "badge_style": "solid"}
+    return groups
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
@@ -34,6 +59,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "title": _("Fleet"),
             "items": [
                 _list(_("Servers"), "dns", "inventory", "server"),
+                _list(_("Devices"), "developer_board", "inventory", "device"),
                 _list(_("Brands"), "sell", "inventory", "brand"),
                 _list(_("Cards"), "memory", "inventory", "card"),
                 _list(_("Environments"), "workspaces", "inventory", "environment"),
@@ -44,7 +70,16 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 _list(_("Services"), "deployed_code", "deployments", "service"),
                 _list(_("Models"), "smart_toy", "inventory", "aimodel"),
+                _list(_("Endpoints"), "cloud", "chat", "endpoint"),
+                _list(_("Traffic rules"), "traffic", "chat", "trafficrule"),
                 _list(_("Operations"), "published_with_changes", "deployments", "operation"),
+            ],
+        },
+        {
+            "title": _("Chat"),
+            "items": [
+                _page(_("Chat"), "forum", "chat", "chat.use_chat", but="chat_compare"),
+                _page(_("Compare"), "compare", "chat_compare", "chat.use_chat"),
             ],
         },
         {
@@ -60,6 +95,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 _list(_("Alerts"), "notifications", "infini", "alert"),
                 _list(_("Timeline"), "timeline", "infini", "event"),
+                {"title": _("Usage"), "icon": "bar_chart", "link": reverse_lazy("usage_page")},
             ],
         },
         {
@@ -84,7 +120,8 @@ UNFOLD = {
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "infini.dashboard.overview",
     "STYLES": [_file("css/infini.css"), _file("css/commands.css")],
-    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js"), _file("js/live.js")],
+    "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js")],
+    "ACCOUNT": {"navigation": [{"title": _("Your account"), "link": reverse_lazy("account")}]},
     "BORDER_RADIUS": "6px",
     "COLORS": {
         "primary": {
@@ -105,6 +142,6 @@ UNFOLD = {
         "show_search": False,
         "command_search": False,
         "show_all_applications": False,
-        "navigation": navigation,
+        "navigation": sidebar,
     },
 }

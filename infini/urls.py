@@ -2,9 +2,9 @@
 
 from django.contrib import admin
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from infini import alert_api, views
+from infini import account_pages, alert_api, finding, login_views, views
 from infini.api import either_slash
 
 urlpatterns = [
@@ -12,7 +12,7 @@ urlpatterns = [
     either_slash("healthz", views.healthz, "healthz"),
     either_slash("readyz", views.readyz, "readyz"),
     either_slash("api/schema", SpectacularAPIView.as_view(), "schema"),
-    either_slash("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), "docs"),
+    either_slash("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), "docs"),
     either_slash("api/stats", views.StatsView.as_view(), "stats"),
     either_slash("api/alerts", alert_api.AlertList.as_view(), "alerts"),
     either_slash("api/alert-targets", alert_api.TargetList.as_view(), "alert-targets"),
@@ -23,6 +23,15 @@ urlpatterns = [
     path("", include("chat.urls")),
     path("", include("scheduler.urls")),
     path("i18n/", include("django.conf.urls.i18n")),
+    path("admin/login/", login_views.LoginView.as_view()),  # what admin:login leads to
+    path("admin/login/code/", login_views.CodeView.as_view(), name="login-code"),
+    path("admin/find/", finding.find_view, name="find"),
+    path("admin/account/", account_pages.account_page, name="account"),
+    path("admin/account/preferences/", account_pages.set_preferences, name="account-preferences"),
+    path("admin/account/two-step/begin/", account_pages.begin_two_step, name="account-two-step-begin"),
+    path("admin/account/two-step/on/", account_pages.turn_on_two_step, name="account-two-step-on"),
+    path("admin/account/two-step/off/", account_pages.turn_off_two_step, name="account-two-step-off"),
+    path("admin/account/sessions/end/", account_pages.end_sessions, name="account-sessions-end"),
     path("admin/", admin.site.urls),
 ]
 

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -163,7 +164,9 @@ def _nonsense(name: str) -> AgentSpeaksNonsense:
     return AgentSpeaksNonsense(f"What answers on {name} does not speak the agent's protocol; check address and port.")
 
 
+@lru_cache(maxsize=4096)
 def _pinned(certificate: str) -> aiohttp.Fingerprint:
+    """The same object for the same certificate: aiohttp goes by it to find a connection that is kept alive."""
     der = ssl.PEM_cert_to_DER_cert(certificate)
     return aiohttp.Fingerprint(hashlib.sha256(der).digest())
 

@@ -22,6 +22,7 @@ from infini.errors import Invalid, NotFound
 from infini.models import Versioned
 from inventory import catalogue, uploads
 from inventory.checks import check_servers
+from inventory.history import history_of
 from inventory.models import AIModel, Brand, Card, Environment, Server
 from inventory.resources import resources_of
 from inventory.serializers import (
@@ -31,6 +32,8 @@ from inventory.serializers import (
     CardSerializer,
     CheckResultSerializer,
     EnvironmentSerializer,
+    HistorySerializer,
+    HistorySpanSerializer,
     HostKeyPinSerializer,
     HostKeySerializer,
     PictureSerializer,
@@ -243,6 +246,23 @@ class ServersResources(APIView):
         if ids is not None:
             servers = servers.filter(pk__in=ids)
         return Response(ResourcesSerializer(resources_of(servers), many=True).data)
+
+
+class ServerHistory(APIView):
+    needs = {"GET": "inventory.view_server"}
+
+    @extend_schema(parameters=[HistorySpanSerializer], responses={200: HistorySerializer})
+    def get(self, request: Request, pk: str) -> Response:
+        """How the server and its devices did ``from`` one time ``to`` another, by default in the last hour.
+
+        Value n of a series is the mean of the step that begins n times ``step_seconds`` after ``from``, null where
+        nothing was reported. The step grows with the span: there are at most 400.
+        """
+        server = get_object_or_404(Server.objects.only("pk"), pk=pk)
+        span = HistorySpanSerializer(data=request.query_params)
+        span.is_valid(raise_exception=True)
+        asked = span.validated_data
+        return Response(HistorySerializer(history_of(server, asked.get("from"), asked.get("to"))).data)
 
 
 class PictureUpload(APIView):

@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from infini import events
+from infini import bulk, events
+from infini.bulk import Change
 from infini.models import Event
 from inventory.models import Device, Server
 
@@ -94,15 +95,17 @@ def _missing(have: Mapping[str, Device], listed: Mapping[str, Any], report: Repo
 
 
 def _write(new: list[Device], changed: list[Device]) -> None:
-    Device.objects.bulk_create(new)
-    Device.objects.bulk_update(changed, _COLUMNS, batch_size=100)
+    bulk.insert(new)
+    bulk.update(Device, [Change(d.pk, {name: getattr(d, name) for name in _COLUMNS}) for d in changed])
     if not new and not changed:
         return
-    servers = Server.objects.in_bulk({device.server_id for device in [*new, *changed]})
+    servers = Server.objects.only("name").in_bulk({device.server_id for device in [*new, *changed]})
     told = [("device.found", d) for d in new] + [("device.missing", d) for d in changed if not d.present]
-    Event.objects.bulk_create(
-        Event(**events.describe(kind, servers[d.server_id], by=None, data={"device": d.name, "uuid": d.uuid}))
-        for kind, d in told
+    bulk.insert(
+        [
+            Event(**events.describe(kind, servers[d.server_id], by=None, data={"device": d.name, "uuid": d.uuid}))
+            for kind, d in told
+        ]
     )
 
 

@@ -238,3 +238,28 @@ class Device(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server}/{self.index}"
+
+
+class Sample(models.Model):
+    """How one server did in one minute, for charts: means of what its reports said, None where none told.
+
+    ``devices`` has an entry per device, by its id: the means of utilisation (%), memory (%), temperature (°C) and
+    power (W). A minute without a report has no row: that is the gap in the chart.
+    """
+
+    server = models.ForeignKey(Server, models.CASCADE, related_name="samples")
+    at = models.DateTimeField(db_index=True)
+    cpu_percent = models.FloatField(null=True)
+    memory_percent = models.FloatField(null=True)
+    disk_percent = models.FloatField(null=True)
+    network_in = models.FloatField(null=True)
+    network_out = models.FloatField(null=True)
+    devices = models.JSONField(default=dict)
+
+    class Meta:
+        verbose_name = _("sample")
+        verbose_name_plural = _("samples")
+        constraints = [models.UniqueConstraint(fields=["server", "at"], name="one_sample_a_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.server_id} {self.at:%Y-%m-%d %H:%M}"

@@ -7,6 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
+from infini.badges import DANGER, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, GOOD, QUIET
 from inventory.models import Server
@@ -28,6 +29,15 @@ def overview(request: HttpRequest) -> Section:
     )
     offline = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).defer("figures").order_by("name")[:SHOWN]
     return Section(tiles=_tiles(counts), problems=[_problem(s) for s in offline], steps=_steps(request, counts))
+
+
+def badges(user: Any) -> dict[str, Badge]:
+    """Servers that do not answer and ought to."""
+    if not user.has_perm("inventory.view_server"):
+        return {}
+    servers: Any = Server.objects.with_status()
+    silent = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).count()
+    return {"inventory.server": Badge(silent, DANGER)}
 
 
 def _tiles(counts: dict[str, int]) -> list[Tile]:

@@ -202,6 +202,42 @@ class ServerIdsSerializer(serializers.Serializer):
     )
 
 
+class HistoryDeviceSerializer(serializers.Serializer):
+    id = serializers.IntegerField()
+    vendor = serializers.CharField()
+    index = serializers.IntegerField()
+    name = serializers.CharField()
+
+
+class HistorySeriesSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    unit = serializers.CharField()
+    device = HistoryDeviceSerializer(allow_null=True)
+    values = serializers.ListField(child=serializers.FloatField(allow_null=True))
+
+
+class HistorySerializer(serializers.Serializer):
+    """As ``inventory.history.History``."""
+
+    server_id = serializers.IntegerField()
+    step_seconds = serializers.IntegerField()
+    series = HistorySeriesSerializer(many=True)
+
+    def get_fields(self) -> dict[str, Any]:
+        """``from`` is a word of the language, so it cannot be written above."""
+        begin, end = serializers.DateTimeField(source="begin"), serializers.DateTimeField(source="end")
+        return {"from": begin, "to": end, **super().get_fields()}
+
+
+class HistorySpanSerializer(serializers.Serializer):
+    """What GET /api/servers/<id>/history takes: ISO 8601 times, both optional."""
+
+    to = serializers.DateTimeField(required=False)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.DateTimeField(required=False), **super().get_fields()}
+
+
 class ResourcesSerializer(serializers.Serializer):
     """As ``inventory.resources.Resources``."""
 

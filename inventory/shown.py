@@ -132,6 +132,44 @@ def figures(server: Server) -> list[Figure]:
     ]
 
 
+@dataclass(frozen=True)
+class Fact:
+    """A figure that is no share of anything."""
+
+    label: str
+    text: str
+
+
+def host_facts(server: Server) -> list[Fact]:
+    """Network, load and uptime, as far as the agent told them."""
+    told = server.figures
+    ways = ((_("Network in"), "in"), (_("Network out"), "out"))
+    rates = [(label, told.get(f"network_{way}_bytes_per_second")) for label, way in ways]
+    facts = [Fact(label, rate_text(rate)) for label, rate in rates if _is_number(rate)]
+    loads = [told.get(f"load_{minutes}m") for minutes in (1, 5, 15)]
+    if all(map(_is_number, loads)):
+        facts.append(Fact(_("Load in 1, 5, 15 minutes"), " · ".join(f"{load:g}" for load in loads)))
+    uptime = told.get("uptime_seconds")
+    return [*facts, Fact(_("Up for"), _duration(uptime))] if _is_number(uptime) else facts
+
+
+def rate_text(rate: float) -> str:
+    """Bytes per second in the unit that keeps it short."""
+    for unit in ("B/s", "KB/s", "MB/s", "GB/s"):
+        if rate < 1000:
+            return f"{rate:.0f} {unit}" if unit == "B/s" or rate >= 100 else f"{rate:.1f} {unit}"
+        rate /= 1000
+    return f"{rate:.1f} TB/s"
+
+
+def _duration(seconds: float) -> str:
+    days, rest = divmod(int(seconds), 86400)
+    hours, minutes = rest // 3600, rest % 3600 // 60
+    if days:
+        return _("%(d)d d %(h)d h") % {"d": days, "h": hours}
+    return _("%(h)d h %(m)d min") % {"h": hours, "m": minutes}
+
+
 def _of(server: Server, name: str) -> str:
     used, total = (server.figures.get(f"{name}_{part}_bytes") for part in ("used", "total"))
     return f"{gib(used)} / {gib(total)} GiB" if _is_number(used) and _is_number(total) else ""

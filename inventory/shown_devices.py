@@ -28,8 +28,7 @@ class DeviceRow:
 
 
 def device_rows(server: Server) -> list[DeviceRow]:
-    listed = server.figures.get("devices")
-    live = {d.get("uuid"): d for d in listed if isinstance(d, dict)} if isinstance(listed, list) else {}
+    live = live_figures(server)
     devices = list(server.devices.all()) or _measured_devices(server)
     return [_row(server, device, live.get(device.uuid, {})) for device in devices]
 
@@ -49,6 +48,17 @@ def _measured_devices(server: Server) -> list[Device]:
         )
         for device in server.figures["devices"]
     ]
+
+
+def device_row(device: Device) -> DeviceRow:
+    """The same for one whose server is loaded."""
+    return _row(device.server, device, live_figures(device.server).get(device.uuid, {}))
+
+
+def live_figures(server: Server) -> dict[str, dict[str, Any]]:
+    """What the last report says of each device, by uuid."""
+    listed = server.figures.get("devices")
+    return {d.get("uuid"): d for d in listed if isinstance(d, dict)} if isinstance(listed, list) else {}  # type: ignore[misc]
 
 
 def device_errors(server: Server) -> list[str]:

@@ -1,9 +1,12 @@
 """The inventory's paths."""
 
+from django.urls import path
+
 from infini.api import either_slash
-from inventory import api
+from inventory import api, import_pages
 
 urlpatterns = [
+    path("admin/inventory/server/import/", import_pages.import_page, name="server-import"),
     either_slash("api/upload", api.PictureUpload.as_view(), "upload"),
     either_slash(r"api/uploads/(?P<filename>[^/]{1,100})", api.Picture.as_view(), "picture"),
     either_slash("api/environments", api.EnvironmentList.as_view(), "environments"),
@@ -24,4 +27,5 @@ urlpatterns = [
     either_slash("api/servers/<id>/host-key", api.ServerHostKey.as_view(), "server-host-key"),
     either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/servers/<id>/history", api.ServerHistory.as_view(), "server-history"),
 ]

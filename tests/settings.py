@@ -16,3 +16,5 @@ os.environ["INFINI_PORT_RANGE_FIRST"], os.environ["INFINI_PORT_RANGE_LAST"] = st
 from infini.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Tests of their own wait for these; elsewhere they would only take time.
+STABLE_SECONDS = DRAIN_SECONDS = 0.0

@@ -44,10 +44,12 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "server-host-key": {"GET": VIEWER, "POST": OPERATOR},
     "server-host-key-scan": ACTION,
     "server-resources": {"GET": VIEWER},
+    "server-history": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
     "presets": {"GET": VIEWER},
     "services": LIST,
+    "services-plan": {"POST": VIEWER},
     "services-refresh-status": {"POST": VIEWER},
     "service": DETAIL,
     "service-deploy": ACTION,
@@ -55,7 +57,14 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "service-stop": ACTION,
     "service-roll-back": ACTION,
     "service-revisions": {"GET": VIEWER},
+    "service-revisions-diff": {"GET": VIEWER},
     "service-deploy-log": {"GET": VIEWER},
+    "devices": {"GET": VIEWER},
+    "instance-free-devices": ACTION,
+    "unknown-instances": {"GET": VIEWER},
+    "unknown-instance": {"GET": VIEWER, "DELETE": OPERATOR},
+    "unknown-instance-adopt": ACTION,
+    "unknown-instance-stop": ACTION,
     "instance-logs": {"GET": VIEWER},
     "instance-logs-download": {"GET": VIEWER},
     "tasks": LIST,
@@ -74,7 +83,11 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
 }
 
 # What stands for the changing parts of a path: nothing there has this id, so nothing is changed by asking.
-EXAMPLES = {r"(?P<pk>[0-9]{1,18})": "987654321", r"(?P<filename>[^/]{1,100})": "none.png"}
+EXAMPLES = {
+    r"(?P<pk>[0-9]{1,18})": "987654321",
+    r"(?P<filename>[^/]{1,100})": "none.png",
+    r"(?P<key>[A-Za-z0-9._-]{1,64})": "none-1",
+}
 
 
 def routes() -> dict[str, str]:

@@ -18,24 +18,61 @@ MAY_IMPORT = {
 }
 WIRING = {"infini/settings.py", "infini/urls.py", "infini/asgi.py"}
 # Inside an app verbs know nothing of the edges that call them.
-EDGES = {"admin", "api", "urls", "serializers", "consumers", "logs_api", "tasks", "management", "pages"}
+EDGES = {
+    "admin",
+    "api",
+    "urls",
+    "serializers",
+    "consumers",
+    "logs_api",
+    "unknown_api",
+    "device_api",
+    "gateway_api",
+    "conversation_api",
+    "usage_page",
+    "gateway",
+    "serving",
+    "tasks",
+    "management",
+    "pages",
+}
 VERBS = {
     "deployments": [
         "alarms",
         *("lifecycle", "operations", "specs", "ports", "device_claims", "steps", "closing", "rollout", "reports"),
         *("reconcile", "presets", "probes", "logs", "feeds", "queueing", "selectors", "models"),
+        *("wanting", "trials", "returning", "unknown", "adoption", "revisions", "freeing", "plans"),
     ],
     "inventory": [
         *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
+        *("imports/table", "imports/lines"),
         *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
         *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
     ],
-    "chat": ["history", "transcript", "models"],
+    "chat": [
+        *(
+            "history",
+            "transcript",
+            "models",
+            "usage",
+            "book",
+            "metering",
+            "endpoints",
+            "addresses",
+            "balance",
+            "capacity",
+        ),
+        *("conversations", "threads", "parameters", "exports", "completion", "generation", "watching", "rooms"),
+        *("limits", "shared_limits", "callers", "targets", "directory", "upstream", "wire", "exchange", "asking"),
+    ],
     "scheduler": [
         *("schedules", "planning", "firing", "runs", "targets", "parameters", "library", "output", "shots", "fanout"),
         *("hosting", "retention", "rounding", "selectors", "models", "grouping", "writing"),
     ],
-    "infini": ["events", "keys", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"],
+    "infini": [
+        *("events", "keys", "key_rules", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"),
+        *("event_tail", "logins", "two_step", "account", "finding", "badges"),
+    ],
 }
 
 

@@ -1,5 +1,5 @@
 """Services and operations in the admin, and what they add to the pages of the fleet."""
 
-from deployments.admin import fleet, operations, services
+from deployments.admin import fleet, operations, services, unknown
 
-__all__ = ["fleet", "operations", "services"]
+__all__ = ["fleet", "operations", "services", "unknown"]

@@ -1,21 +1,26 @@
-"""What services add to the fleet's pages: a server's instances, how many of them are ready, who serves a model."""
+"""What services add to the fleet's pages: a server's instances and what runs there unknown to us, how many are ready,
+who serves a model, who holds a device.
+"""
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from deployments.device_documents import free_devices_of, with_free_slots
 from deployments.documents import last_seen
-from deployments.models import Instance, Service
+from deployments.models import DeviceClaim, Instance, Service
 from deployments.phases import Phase, Wanted
-from deployments.shown import instance_chip
-from infini.admin_base import display
+from deployments.shown import instance_chip, phase_chip
+from deployments.unknown import described
+from infini.admin_base import DropdownFilter, display
 from infini.counting import count_of
-from infini.display import link
-from infini.extras import Column, Part, add_column, add_part
+from infini.display import ABSENT, GOOD, Chip, link, links
+from infini.extras import Column, Part, add_column, add_filter, add_part
 
 
 def _with_instances(servers: QuerySet) -> QuerySet:
@@ -41,6 +46,44 @@ def services_of_model(model: Any) -> SafeString:
     return link(url, model.service_count)
 
 
+def _with_holders(devices: QuerySet) -> QuerySet:
+    claims = DeviceClaim.objects.select_related("instance__placement__service").order_by("slot")
+    return with_free_slots(devices).prefetch_related(Prefetch("claims", queryset=claims))
+
+
+@display(description=_("Instance"))
+def holders(device: Any) -> SafeString | Chip:
+    claims = device.claims.all()
+    held = links(
+        (reverse("admin:deployments_service_page", args=[claim.instance.placement.service_id]), shown_holder(claim))
+        for claim in claims
+    )
+    free = free_chip(device) if device.present and device.free_slots > 0 else ""
+    return SafeString(f"{held} {free}") if claims else SafeString(free or ABSENT)
+
+
+def shown_holder(claim: DeviceClaim) -> str:
+    lost = f" ({gettext('lost')})" if claim.instance.phase == Phase.LOST else ""
+    return f"{claim.instance.placement.service}{lost}"
+
+
+def free_chip(device: Any) -> Chip:
+    if device.claimed:
+        return Chip(gettext("%(n)d slots free") % {"n": device.free_slots}, GOOD, "check_circle", gettext("Shared"))
+    return Chip(gettext("Free"), GOOD, "check_circle", gettext("No instance has reserved it"))
+
+
+class FreeFilter(DropdownFilter):
+    title = _("free")
+    parameter_name = "free"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("Free")), ("no", _("In use or missing"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        return free_devices_of(queryset, free=self.value() == "yes") if self.value() else queryset
+
+
 def server_part(request: HttpRequest, server: Any) -> Part | None:
     """The instances on one server."""
     if not request.user.has_perm("deployments.view_service"):
@@ -49,10 +92,30 @@ def server_part(request: HttpRequest, server: Any) -> Part | None:
         "placement__service", "placement__server", "revision"
     )
     here = instances.order_by("placement__service__name", "ordinal").prefetch_related("device_claims__device")
-    rows = [{"instance": i, "chip": instance_chip(i), "seen_at": last_seen(i)} for i in here]
+    may = request.user.has_perm("deployments.deploy_service")
+    rows = [
+        {
+            "instance": i,
+            "chip": instance_chip(i),
+            "seen_at": last_seen(i),
+            "may_free": may and i.phase == Phase.LOST and i.device_claims.all(),
+        }
+        for i in here
+    ]
     return "partials/server_instances.html", {"rows": rows}
 
 
+def unknown_part(request: HttpRequest, server: Any) -> Part | None:
+    """What runs there and nobody here has asked for; absent when there is none."""
+    if not request.user.has_perm("deployments.view_service"):
+        return None
+    rows = [{"unknown": unknown, "chip": phase_chip(unknown)} for unknown in described().filter(server=server)]
+    return ("partials/unknown_instances.html", {"rows": rows}) if rows else None
+
+
 add_column("inventory.server", Column(_with_instances, services_ready))
+add_column("inventory.device", Column(_with_holders, holders))
+add_filter("inventory.device", FreeFilter)
 add_column("inventory.aimodel", Column(_with_services, services_of_model))
 add_part("inventory.server", server_part)
+add_part("inventory.server", unknown_part)

@@ -133,7 +133,7 @@ class ServiceForm(health.HealthForm):
 
     class Meta:
         model = Service
-        fields = ["name", "model", "environment", "served_model", "path_prefix", "max_unavailable"]
+        fields = ["name", "model", "environment", "served_model", "path_prefix", "max_unavailable", "surge"]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

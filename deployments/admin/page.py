@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from deployments.documents import last_seen
 from deployments.models import Instance, Operation, OperationResult, Placement, Service
 from deployments.phases import Phase, Wanted
-from deployments.shown import instance_chip, operation_chip, result_chip, service_chip
+from deployments.shown import instance_chip, operation_chip, result_chip, revision_chip, service_chip
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
 from infini.models import Event
 from infini.timeline import visible_events
@@ -69,7 +69,7 @@ def service_context(request: HttpRequest, service: Any) -> dict[str, Any]:
         "operation": operation,
         "operation_chip": operation_chip(operation) if operation else None,
         "result_rows": [result_row(result) for result in results],
-        "revisions": list(service.revisions.select_related("author")[:REVISIONS]),
+        "revisions": [(r, revision_chip(r, service)) for r in service.revisions.select_related("author")[:REVISIONS]],
         "events": _events(request, service, rows),
         "chat_url": url_or_none("chat_page", service.pk) if request.user.has_perm("chat.use_chat") else None,
         "secret_names_set": bool(service.current_revision and service.current_revision.secret_env),

@@ -6,15 +6,18 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import reverse
+from django.urls import URLPattern, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments import lifecycle
 from deployments.admin.form import ServiceForm
+from deployments.admin.freeing import freeing_urls
 from deployments.admin.health import FIELDS, as_fields
 from deployments.admin.page import service_context
+from deployments.admin.preview import preview_urls
+from deployments.admin.revisions import revision_urls
 from deployments.models import Operation, Placement, Service
 from deployments.presets import Preset, presets
 from deployments.shown import WRONG, Standing, rank_of, service_chip, with_standing
@@ -33,7 +36,7 @@ def _busy(service: Any) -> str:
 
 
 def _no_way_back(service: Any) -> str:
-    if service.good_revision_id in (None, service.current_revision_id):
+    if lifecycle.last_good_but_current(service) is None:
         return gettext("No other revision was ever good.")
     return _busy(service)
 
@@ -115,6 +118,7 @@ class StandingFilter(DropdownFilter):
 
 @admin.register(Service)
 class ServiceAdmin(PagedAdmin, RecordAdmin):
+    find_icon = "deployed_code"
     form = ServiceForm
     verbs = [DEPLOY, RESTART, ROLL_BACK, STOP]
     remove_verb = DELETE
@@ -147,7 +151,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
                 "description": _("Left empty: ready once its port accepts connections, within half an hour."),
             },
         ),
-        (_("More"), {"fields": ["max_unavailable", "run_as", "cwd", "note"], "classes": ["collapse"]}),
+        (_("More"), {"fields": ["max_unavailable", "surge", "run_as", "cwd", "note"], "classes": ["collapse"]}),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
@@ -158,8 +162,12 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
             Prefetch("placements", queryset=placements)
         )
 
+    def get_urls(self) -> list[URLPattern]:
+        own = [*freeing_urls(self.admin_site), *revision_urls(self), *preview_urls(self)]
+        return [*own, *super().get_urls()]
+
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        return self.get_queryset(request).select_related(*self.list_select_related)
+        return self.get_queryset(request).select_related(*self.list_select_related, "trial")
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return service_context(request, row)
@@ -170,7 +178,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         by: Any = request.user
         servers = list(form.cleaned_data["placed_on"])
         if change:
-            columns = {"name", "model", "environment", "served_model", "path_prefix"} & self.changed_columns(form)
+            columns = set(ServiceForm.Meta.fields) & self.changed_columns(form)
             spec = form.spec(changed_only=True)
             version = form.cleaned_data.get("seen_version")
             moved = servers if "placed_on" in form.changed_data else None

@@ -6,6 +6,7 @@ from django import template
 from django.utils.safestring import SafeString
 
 from infini.display import ago
+from infini.event_words import event_words
 from infini.models import Event
 from infini.timeline import event_text, subject_url
 
@@ -15,6 +16,11 @@ register = template.Library()
 @register.simple_tag
 def event_link(event: Event) -> str:
     return subject_url(event) or ""
+
+
+@register.simple_tag
+def event_does(event: Event) -> str:
+    return event_words(event)
 
 
 @register.simple_tag

@@ -77,6 +77,7 @@ class EnvironmentAdmin(RecordAdmin):
 
 @admin.register(Brand)
 class BrandAdmin(LogoAdmin):
+    find_icon = "sell"
     list_display = ["logo_shown", "name", "name_zh", "cards_shown", "servers_shown", "sort_order"]
     list_display_links = ["name"]
     search_fields = ["name", "name_zh"]
@@ -133,6 +134,7 @@ def _figure_column(name: str, title: Any) -> Any:
 
 @admin.register(Card)
 class CardAdmin(RecordAdmin):
+    find_icon = "memory"
     form = CardForm
     list_display = [
         "named",
@@ -173,6 +175,7 @@ class CardAdmin(RecordAdmin):
 
 @admin.register(AIModel)
 class AIModelAdmin(LogoAdmin):
+    find_icon = "smart_toy"
     list_display = ["logo_shown", "name", "parameters", "environments_shown"]
     list_display_links = ["name"]
     list_filter = [("environments", RelatedDropdownFilter)]

@@ -33,6 +33,7 @@ from inventory.servers import (
 )
 from inventory.servers import check_private_key as check_key
 from inventory.shown_devices import device_errors, device_rows
+from inventory.shown_history import history_context
 from inventory.ssh import host_keys
 
 CHECK = Verb(
@@ -141,6 +142,7 @@ class ServerForm(BaseForm):
 
 @admin.register(Server)
 class ServerAdmin(PagedAdmin, RecordAdmin):
+    find_icon = "dns"
     form = ServerForm
     verbs = [CHECK, MEASURE]
     page_template = "pages/server.html"
@@ -227,6 +229,8 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "figures_fresh": shown.figures_are_fresh(row),
             "measured_at": shown.ssh_measured_at(row),
             "ssh_error": shown.ssh_error(row),
+            "host_facts": shown.host_facts(row),
+            **history_context(),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),

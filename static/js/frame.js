@@ -2,6 +2,12 @@
 /* Makes unfold's frame usable without a mouse and with a screen reader: its icons are words to those who listen,
    and some of its buttons are bare spans. */
 (() => {
+  // What buttons that are only an icon are called.
+  const WORDS = {
+    en: { site: "Overview", search: "Search", menu: "Menu", theme: "Light or dark", more: "More", choose: "Choose" },
+    "zh-hans": { site: "概览", search: "搜索", menu: "菜单", theme: "浅色或深色", more: "更多", choose: "选择" },
+  };
+  const words = WORDS[document.documentElement.lang] || WORDS.en;
   const CLICKED = "a:not([href])[x-on\\:click], span[x-on\\:click], div.cursor-pointer[x-on\\:click]";
 
   function quietIcons(root) {
@@ -15,9 +21,32 @@
       if (element.hasAttribute("role")) continue;
       element.setAttribute("role", "button");
       element.tabIndex = 0;
-      if (element.textContent.trim() === "dock_to_right") {
-        element.setAttribute("aria-label", document.getElementById("not-live")?.dataset.menu || "Menu");
-      }
+      if (isOnlyIcons(element)) element.setAttribute("aria-label", nameOf(element));
+    }
+  }
+
+  function isOnlyIcons(element) {
+    const icons = [...element.querySelectorAll(".material-symbols-outlined")].map((icon) => icon.textContent);
+    return element.matches(".material-symbols-outlined") || element.textContent.trim() === icons.join("").trim();
+  }
+
+  function nameOf(element) {
+    const icons = element.textContent;
+    if (icons.includes("dock_to_right") || icons.includes("close")) return words.menu;
+    return /mode|computer|contrast/.test(icons) ? words.theme : words.more;
+  }
+
+  function nameTheNameless(root) {
+    const named = [
+      ["#nav-sidebar a.bg-primary-600, #nav-sidebar a:empty", words.site],
+      ["#searchbar-submit", words.search],
+      ["input.select2-search__field", words.choose],
+    ];
+    for (const [selector, name] of named) {
+      for (const element of root.querySelectorAll(selector)) element.setAttribute("aria-label", name);
+    }
+    for (const link of root.querySelectorAll('a[href="#"][x-on\\:click]')) {
+      if (isOnlyIcons(link)) link.setAttribute("aria-label", words.more);
     }
   }
 
@@ -32,5 +61,13 @@
   document.addEventListener("DOMContentLoaded", () => {
     quietIcons(document);
     makeButtons(document);
+    nameTheNameless(document);
+  });
+  // Fields that become select boxes are remade by another script, some time after all is loaded.
+  addEventListener("load", () => {
+    const watch = new MutationObserver(() => nameTheNameless(document));
+    for (const form of document.querySelectorAll("form")) watch.observe(form, { childList: true, subtree: true });
+    nameTheNameless(document);
+    setTimeout(() => watch.disconnect(), 5000);
   });
 })();

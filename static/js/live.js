@@ -1,96 +1,81 @@
-"use strict";
-/* Fetches the page anew every few seconds and patches what differs inside #live: scroll, focus and what a reader
-   has opened or selected stay as they are. */
-(() => {
-  const LATE_MS = 5000;
-  let timer = 0;
-  let lastGood = Date.now();
-  let stopped = false;
+/* Keeps a page true while it stands open: fetches it anew every few seconds, and at once when something has happened,
+   and patches what differs inside #live, or the rows of a list. */
 
-  const region = () => document.getElementById("live");
+import { followEvents } from "./events.js";
+import { patchList } from "./live_list.js";
+import { patch, selecting } from "./patch.js";
 
-  function patchAttributes(here, there) {
-    for (const { name } of [...here.attributes]) {
-      if (name === "open" && here.tagName === "DETAILS") continue;
-      if (!there.hasAttribute(name)) here.removeAttribute(name);
-    }
-    for (const { name, value } of there.attributes) {
-      if (name === "open" && here.tagName === "DETAILS") continue;
-      if (here.getAttribute(name) !== value) here.setAttribute(name, value);
-    }
+const LATE_MS = 5000;
+const LIST_SECONDS = 10;
+const NEWS_MS = 200; // several events come together
+const LEAST_MS = 1500; // between two fetches, however much happens
+const region = () => document.getElementById("live") || document.getElementById("result_list");
+
+let timer = 0;
+let lastGood = Date.now();
+let lastAsked = 0;
+let stopped = false;
+
+const seconds = () => Number(region().dataset.liveSeconds || LIST_SECONDS);
+
+function tellLate() {
+  const bar = document.getElementById("not-live");
+  const late = Date.now() - lastGood > LATE_MS + 1000 * seconds();
+  bar.hidden = !late;
+  if (late) bar.textContent = bar.dataset.text.replace("%s", new Date(lastGood).toLocaleTimeString());
+}
+
+function tellMoved(count) {
+  const pill = document.getElementById("list-moved");
+  pill.hidden = !count;
+  if (count) pill.textContent = pill.dataset.text.replace("%s", count);
+}
+
+function show(page) {
+  const here = region();
+  const there = page.getElementById(here.id);
+  if (here.id === "result_list") tellMoved(patchList(here, there));
+  else if (there) patch(here, there);
+}
+
+async function refresh() {
+  if (document.hidden || document.querySelector("dialog[open]") || selecting(region())) return;
+  lastAsked = Date.now();
+  try {
+    const answer = await fetch(location.href, { cache: "no-store", headers: { "X-Live": "1" }, signal: AbortSignal.timeout(10000) });
+    if (stopped) return;
+    if (answer.status === 404) return location.assign(new URL("../", location.href));
+    if (answer.redirected) return location.reload();
+    if (!answer.ok) throw new Error(String(answer.status));
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (stopped || selecting(region())) return;
+    show(page);
+    lastGood = Date.now();
+  } catch (problem) {
+    console.warn("not live:", problem.message);
   }
+  tellLate();
+}
 
-  function patch(here, there) {
-    if (here.nodeType !== there.nodeType || here.nodeName !== there.nodeName || here.id !== there.id) {
-      here.replaceWith(document.importNode(there, true));
-      return;
-    }
-    if (here.nodeType !== Node.ELEMENT_NODE) {
-      if (here.data !== there.data) here.data = there.data;
-      return;
-    }
-    if (here.isEqualNode(there)) return;
-    patchAttributes(here, there);
-    patchChildren(here, there);
-  }
+function plan(ms = 1000 * seconds()) {
+  clearTimeout(timer);
+  if (stopped || !ms) return; // what is over changes no more
+  timer = setTimeout(async () => {
+    await refresh();
+    plan();
+  }, ms);
+}
 
-  function patchChildren(here, there) {
-    const present = [...here.childNodes];
-    const wanted = [...there.childNodes];
-    wanted.forEach((child, index) => {
-      if (index < present.length) patch(present[index], child);
-      else here.append(document.importNode(child, true));
-    });
-    present.slice(wanted.length).forEach((child) => child.remove());
-  }
+function onNews() {
+  plan(Math.max(NEWS_MS, lastAsked + LEAST_MS - Date.now()));
+}
 
-  function selecting(live) {
-    const selection = document.getSelection();
-    return selection && !selection.isCollapsed && live.contains(selection.anchorNode);
-  }
+function stop() {
+  stopped = true; // a page on its way out must not eat the message meant for the next one
+  clearTimeout(timer);
+}
 
-  function tellLate() {
-    const bar = document.getElementById("not-live");
-    if (!bar) return;
-    const late = Date.now() - lastGood > LATE_MS + 1000 * Number(region().dataset.liveSeconds);
-    bar.hidden = !late;
-    if (late) bar.textContent = bar.dataset.text.replace("%s", new Date(lastGood).toLocaleTimeString());
-  }
-
-  async function refresh() {
-    const live = region();
-    if (document.hidden || document.querySelector("dialog[open]") || selecting(live)) return;
-    try {
-      const answer = await fetch(location.href, { cache: "no-store", headers: { "X-Live": "1" }, signal: AbortSignal.timeout(10000) });
-      if (stopped) return;
-      if (answer.status === 404) return location.assign(new URL("../", location.href));
-      if (answer.redirected) return location.reload();
-      if (!answer.ok) throw new Error(String(answer.status));
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const fresh = page.getElementById("live");
-      if (!fresh || stopped || selecting(live)) return;
-      patch(live, fresh);
-      lastGood = Date.now();
-    } catch (problem) {
-      console.warn("not live:", problem.message);
-    }
-    tellLate();
-  }
-
-  function plan() {
-    const seconds = Number(region()?.dataset.liveSeconds || 0);
-    if (!seconds || stopped) return;
-    timer = setTimeout(async () => {
-      await refresh();
-      plan();
-    }, seconds * 1000);
-  }
-
-  function stop() {
-    stopped = true; // a page on its way out must not eat the message meant for the next one
-    clearTimeout(timer);
-  }
-
+function begin() {
   document.addEventListener("submit", (event) => {
     if (!event.defaultPrevented) stop();
   });
@@ -103,6 +88,11 @@
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return;
     lastGood = Math.max(lastGood, Date.now() - LATE_MS);
+    plan(NEWS_MS);
   });
-  document.addEventListener("DOMContentLoaded", plan);
-})();
+  document.getElementById("list-moved")?.addEventListener("click", () => location.reload());
+  plan();
+  if (document.querySelector("[data-events]")) followEvents(onNews);
+}
+
+if (region() && (region().id === "result_list" || region().dataset.liveSeconds !== "0")) begin();

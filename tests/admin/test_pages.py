@@ -44,6 +44,16 @@ def test_server_figures_have_source_age_and_reason(viewing: Client, make_server:
     assert 'value="0"' not in html.split("<main")[1].split("</dl>")[0]
 
 
+def test_network_load_and_uptime_as_far_as_they_are_told(viewing: Client, make_server: Callable[..., Server]) -> None:
+    rates = {"network_in_bytes_per_second": 12_400_000, "network_out_bytes_per_second": 950}
+    server = make_server(figures={**rates, "load_1m": 1.5, "load_5m": 1, "load_15m": 0.25, "uptime_seconds": 93_700})
+    html = viewing.get(f"/admin/inventory/server/{server.pk}/").content.decode()
+    assert "12.4 MB/s" in html and "950 B/s" in html and "1.5 · 1 · 0.25" in html and "1 d 2 h" in html
+    assert f'data-url="/api/servers/{server.pk}/history"' in html
+    quiet = make_server(name="quiet", figures={"network_in_bytes_per_second": None, "load_1m": "x"})
+    assert "Network in" not in viewing.get(f"/admin/inventory/server/{quiet.pk}/").content.decode()
+
+
 def test_old_figures_are_dated(viewing: Client, make_server: Callable[..., Server]) -> None:
     seen = timezone.now() - timedelta(hours=1)
     server = make_server(figures={"cpu_percent": 38}, agent_seen_at=seen)

@@ -14,7 +14,7 @@ from tests.real_agent import RealAgent, wait_until
 
 SERVICE_FIELDS = {
     "id", "status", "phase", "ready", "pid", "port", "generation", "started_at", "finished_at", "exit_code",
-    "restarts", "restart_history", "reason",
+    "restarts", "restart_streak", "restart_history", "reason",
 }  # fmt: skip
 
 
@@ -319,3 +319,17 @@ def test_neither_token_nor_environment_values_are_logged(agent: RealAgent) -> No
     agent.request("POST", "/service/a/restart")
     assert "canary" not in agent.stderr
     assert agent.token not in agent.stderr
+
+
+def test_the_fields_it_was_deployed_with_are_told_to_whoever_takes_it_over(agent: RealAgent) -> None:
+    agent.deploy("one", "sleep 300", env={"A": "b"}, cwd="/tmp", generation=3, probes={"type": "none"})
+    status, answer = agent.request("GET", "/service/one/spec")
+    assert status == 200 and (answer["id"], answer["generation"]) == ("one", 3)
+    told = {name: answer["spec"][name] for name in ("command", "env", "cwd", "probes", "restart")}
+    fields = {"command": "sleep 300", "env": {"A": "b"}, "cwd": "/tmp", "probes": {"type": "none"}, "restart": "never"}
+    assert told == fields
+    agent.request("POST", "/service/never/stop", {"generation": 1})
+    assert agent.request("GET", "/service/never/spec")[1]["spec"] is None
+    assert agent.request("GET", "/service/none/spec")[0] == 404
+    assert agent.request("POST", "/service/one/spec", {})[0] == 405
+    assert agent.request("GET", "/service/one/spec", token="")[0] == 401

@@ -1,10 +1,12 @@
-"""Rows of a large fleet, written straight into a site's database: `python -m tests.benchmarks.fleet SERVERS SERVICES`.
+"""Rows of a large fleet, written straight into a site's database: `python -m tests.benchmarks.fleet SERVERS SERVICES`,
+or `... simulated AGENTS PORT CERTIFICATE` for that of simulated_agents.py.
 
 Prints a key of the user ``admin``, whose password is the one given in INFINI_ADMIN_PASSWORD.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import django
 
@@ -19,6 +21,7 @@ from deployments.phases import OperationState, Phase, Wanted  # noqa: E402
 from infini.keys import create_key  # noqa: E402
 from infini.models import User  # noqa: E402
 from inventory.models import AIModel, Brand, Card, Environment, Server  # noqa: E402
+from tests.benchmarks.simulated_agents import INSTANCES, address_of, key_of  # noqa: E402
 
 FIGURES = {"cpu_percent": 12.0, "memory_percent": 40.0, "disk_percent": 70.0, "errors": {}}
 
@@ -60,13 +63,43 @@ def fill(servers: int, services: int) -> None:
     )
 
 
-def main(servers: int, services: int) -> None:
+def fill_simulated(agents: int, port: int, certificate: str) -> None:
+    """The servers of ``simulated_agents``, each with a service of its own, deployed and running."""
+    servers = Server.objects.bulk_create(
+        Server(
+            name=f"sim-{n}", host_ip=address_of(n), agent_port=port, agent_token="t" * 43, agent_certificate=certificate
+        )
+        for n in range(agents)
+    )
+    services = Service.objects.bulk_create(
+        Service(name=f"sim-{n}", wanted=Wanted.RUNNING) for n in range(agents)
+    )  # fmt: skip
+    revisions = Revision.objects.bulk_create(Revision(service=s, number=1, command="serve {port}") for s in services)
+    placements = Placement.objects.bulk_create(
+        Placement(service=service, server=server, replicas=INSTANCES)
+        for service, server in zip(services, servers, strict=True)
+    )
+    Instance.objects.bulk_create(
+        Instance(
+            placement=placement, revision=revision, ordinal=k, key=key_of(n, k), generation=1, acked_generation=1,
+            phase=Phase.RUNNING, ready=True,
+        )
+        for n, (placement, revision) in enumerate(zip(placements, revisions, strict=True))
+        for k in range(INSTANCES)
+    )  # fmt: skip
+
+
+def main(*arguments: str) -> None:
     call_command("migrate", verbosity=0)
     admin = User.objects.filter(username="admin").first()
     admin = admin or User.objects.create_superuser("admin", password=os.environ["INFINI_ADMIN_PASSWORD"])
-    fill(servers, services)
+    if arguments[0] == "simulated":
+        agents, port, certificate = arguments[1:]
+        fill_simulated(int(agents), int(port), Path(certificate).read_text())
+    else:
+        fill(*map(int, arguments))
     print(create_key(user=admin, name="bench", by=None)[1])
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*sys.argv[1:])

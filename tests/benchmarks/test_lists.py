@@ -21,20 +21,20 @@ TIMES = 40
 
 
 class Web:
-    """The web process alone, over a fleet that nobody watches."""
+    """The web process alone, over a fleet that nobody watches; ``fleet`` is what tests.benchmarks.fleet takes."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *fleet: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         ours = {"INFINI_DATA_DIR": str(data_dir), "INFINI_ADMIN_PASSWORD": PASSWORD, "INFINI_PORT": str(self.port)}
         self.env = os.environ | ours | {"DJANGO_SETTINGS_MODULE": "infini.settings"}
-        self.key = self.fill(500, 1000)
+        self.key = self.fill(*fleet)
         argv = [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(self.port)]
         self.process = subprocess.Popen([*argv, "infini.asgi:application"], cwd=ROOT, env=self.env)
         wait_until(self.answers, 30)
 
-    def fill(self, servers: int, services: int) -> str:
-        argv = [sys.executable, "-m", "tests.benchmarks.fleet", str(servers), str(services)]
+    def fill(self, *fleet: str) -> str:
+        argv = [sys.executable, "-m", "tests.benchmarks.fleet", *fleet]
         done = subprocess.run(argv, cwd=ROOT, env=self.env, capture_output=True, text=True, check=True)
         return done.stdout.strip().splitlines()[-1]
 
@@ -57,7 +57,7 @@ class Web:
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
-    running = Web(tmp_path / "data")
+    running = Web(tmp_path / "data", "500", "1000")
     yield running
     running.process.kill()
     running.process.wait()

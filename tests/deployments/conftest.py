@@ -1,15 +1,54 @@
 """Real agents with servers that point at them, and an engine that turns the wheel as worker and monitor would."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from django.db import transaction
 
 from deployments import steps
 from deployments.asking import refresh_now
 from deployments.models import Operation, Service
 from deployments.specs import create_service
-from inventory.models import Server
+from inventory.devices import record_devices
+from inventory.models import Device, Server
 from tests.real_agent import RealAgent, wait_until
+
+TOOL = """#!{python}
+import sys
+query = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--query-gpu=")), "")
+for n in range({count} if query else 0):
+    known = {{"index": n, "uuid": f"GPU-{{n}}", "name": "Demo GPU", "mig.mode.current": "Disabled"}}
+    known |= {{"memory.total": 81559, "memory.used": 1}}
+    print(", ".join(str(known.get(field, "[N/A]")) for field in query.split(",")))
+"""
+
+
+@pytest.fixture
+def equip(tmp_path: Path) -> Callable[[Server, int], None]:
+    """Lets the server's agent find a vendor's tool that lists so many devices, as on a machine that has them."""
+
+    def make(server: Server, count: int) -> None:
+        folder = tmp_path / server.name
+        folder.mkdir(exist_ok=True)
+        tool = folder / "nvidia-smi"
+        tool.write_text(TOOL.format(python=sys.executable, count=count))
+        tool.chmod(0o755)
+        server.agent.terminate()
+        server.agent.start(PATH=f"{folder}:{os.environ['PATH']}")
+        wait_until(lambda: refresh_devices(server) == count)
+
+    return make
+
+
+def refresh_devices(server: Server) -> int:
+    """Record what the agent reports now; how many devices it has."""
+    report = server.agent.request("GET", "/report")[1]
+    with transaction.atomic():
+        record_devices({server.pk: report})
+    return Device.objects.filter(server=server, present=True).count()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from django_q.models import OrmQ
 
 from deployments import lifecycle
 from deployments.alarms import raise_alarms
+from deployments.asking import refresh_now
 from deployments.models import Instance, Service
 from deployments.specs import create_service
 from infini.alert_delivery import deliver_due
@@ -19,6 +20,7 @@ from infini.models import Alert, AlertTarget
 from inventory.models import Server
 from tests.deployments.conftest import turn
 from tests.deployments.test_monitor import ticks
+from tests.real_agent import wait_until
 from tests.receivers import http_receiver
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -124,6 +126,39 @@ def test_an_instance_in_maintenance_or_removed() -> None:
     instance.delete()
     raise_alarms()
     assert (open_now(), ending()) == ([], "svc on gpu-07 is gone.")
+
+
+def test_an_instance_that_is_tried_again_and_again() -> None:
+    instance = instance_on(server_seen("gpu-07", ago=1))
+    rows, now = Instance.objects.filter(pk=instance.pk), timezone.now()
+    rows.update(phase="starting", restart_streak=2, reason="Restarts in 8 s after: Exited with code 1.")
+    assert raise_alarms() == 0, "twice is not yet often"
+    rows.update(restart_streak=3)
+    raise_alarms()
+    said = "svc on gpu-07 keeps failing, started again 3 times in a row: Restarts in 8 s after: Exited with code 1."
+    assert [alert.message for alert in Alert.objects.filter(state="open")] == [said]
+
+    rows.update(phase="running", ready=True, ready_since=now, restart_streak=4)
+    assert raise_alarms() == 0, "ready for a moment is not recovered"
+    rows.update(ready_since=now - timedelta(minutes=2))
+    raise_alarms()
+    assert (open_now(), ending()) == ([], "svc on gpu-07 is ready.")
+
+    rows.update(ready=False, ready_since=None)
+    assert raise_alarms() == 0, "the streak is of the run before"
+
+
+def test_a_real_crash_loop_raises_an_alarm(server: Server, make_service: Callable[..., Service]) -> None:
+    restart = {"policy": "always", "backoff_first_seconds": 0.1, "backoff_most_seconds": 0.2}
+    service = make_service("exit 4", server)
+    lifecycle.deploy(service, by=None)
+    instance = Instance.objects.get()
+    body = {"command": "exit 4", "generation": instance.generation, "restart": restart}
+    server.agent.request("POST", f"/service/{instance.key}/deploy", body)
+    Instance.objects.update(acked_generation=instance.generation)
+    wait_until(lambda: refresh_now() or raise_alarms(), 15)
+    assert open_now() == [("instance_failed", "svc on one")]
+    assert Alert.objects.get().message.startswith("svc on one keeps failing, started again ")
 
 
 def test_the_brake_comes_first_and_goes() -> None:

@@ -1,59 +1,20 @@
 """Devices given to instances: claimed before anything starts, told to the process, never given twice."""
 
-import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from django.db import transaction
 from rest_framework.test import APIClient
 
 from deployments import lifecycle
 from deployments.models import DeviceClaim, Instance, Operation, Service
 from infini.errors import Conflict
-from inventory.devices import record_devices
 from inventory.models import Device, Server
 from tests.deployments.conftest import status_of, turn
-from tests.real_agent import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Make = Callable[..., Service]
 Equip = Callable[[Server, int], None]
 SHOW = "echo sees=$CUDA_VISIBLE_DEVICES order=$CUDA_DEVICE_ORDER; exec python3 -m http.server {port} --bind {host} 2>&1"
-
-
-TOOL = """#!{python}
-import sys
-query = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--query-gpu=")), "")
-for n in range({count} if query else 0):
-    known = {{"index": n, "uuid": f"GPU-{{n}}", "name": "Demo GPU", "mig.mode.current": "Disabled"}}
-    known |= {{"memory.total": 81559, "memory.used": 1}}
-    print(", ".join(str(known.get(field, "[N/A]")) for field in query.split(",")))
-"""
-
-
-@pytest.fixture
-def equip(tmp_path: Path) -> Callable[[Server, int], None]:
-    """Lets the server's agent find a vendor's tool that lists so many devices, as on a machine that has them."""
-
-    def make(server: Server, count: int) -> None:
-        tool = tmp_path / "nvidia-smi"
-        tool.write_text(TOOL.format(python=sys.executable, count=count))
-        tool.chmod(0o755)
-        server.agent.terminate()
-        server.agent.start(PATH=f"{tmp_path}:{os.environ['PATH']}")
-        wait_until(lambda: refresh_devices(server) == count)
-
-    return make
-
-
-def refresh_devices(server: Server) -> int:
-    """Record what the agent reports now; how many devices it has."""
-    report = server.agent.request("GET", "/report")[1]
-    with transaction.atomic():
-        record_devices({server.pk: report})
-    return Device.objects.filter(server=server, present=True).count()
 
 
 def test_an_instance_sees_its_devices_and_no_others(server: Server, make_service: Make, equip: Equip) -> None:

@@ -240,7 +240,7 @@ def test_delete_on_a_silent_server_needs_force_and_leaves_a_tombstone(server: Se
     from deployments import graves
 
     server.agent.start()
-    graves.end_buried(server.pk)
+    graves.end_buried([server.pk])
     wait_until(lambda: not is_running(instance.pid), 8)
     assert not Tombstone.objects.exists()
 

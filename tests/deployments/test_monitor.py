@@ -3,12 +3,19 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from deployments import lifecycle
-from deployments.models import Instance, Service
-from deployments.monitor import Monitor
+from deployments.models import Instance, Operation, OperationResult, Service
+from deployments.monitor import Monitor, _record
+from deployments.reports import Report
+from deployments.specs import create_service
+from infini.models import Alert
 from inventory.agents import AgentClient
 from inventory.models import Server
 from tests.deployments.conftest import turn
@@ -67,3 +74,51 @@ def test_each_agent_is_asked_once_a_round_unless_an_operation_is_open(
     lifecycle.deploy(make_service("sleep 300", server), by=None)
     ticks(1, monitor)
     assert Server.objects.get().agent_asked_at > first
+
+
+def test_a_round_takes_the_same_number_of_statements_for_many_servers() -> None:
+    """The whole round: with changes of every instance and device, with none, and with silent servers."""
+    few = statements_of_rounds("few", 10)
+    assert statements_of_rounds("many", 40) == few
+    assert max(few.values()) <= 40
+
+
+def statements_of_rounds(name: str, count: int) -> dict[str, int]:
+    Server.objects.all().delete()
+    servers = [Server.objects.create(name=f"{name}-{n}", host_ip="h", agent_token="t") for n in range(count)]
+    for number, server in enumerate(servers):
+        service = create_service(Service(name=f"{name}-{number}"), servers=[server], spec={"command": "x"}, by=None)
+        lifecycle.deploy(service, by=None)
+    Operation.objects.update(state="done")
+    Instance.objects.update(acked_generation=1, phase="running")
+    keys = dict(Instance.objects.values_list("placement__server", "key"))
+
+    def statements(phase: str | None, devices: int = 2, ago: float = 0) -> int:
+        asked_at = timezone.now() - timedelta(seconds=ago)
+        reports = [Report(pk, asked_at, answer(keys[pk], phase, devices) if phase else None) for pk in keys]
+        with CaptureQueriesContext(connection) as asked:
+            _record(reports)
+        return len([q for q in asked if "SAVEPOINT" not in q["sql"]])
+
+    found = {
+        "first": statements("running"),
+        "changed": statements("failed", devices=3),
+        "same": statements("failed", devices=3),
+        "back": statements("running", ago=0),
+        "missing device": statements("running", devices=1),
+        "unanswered": statements(None),
+    }
+    Server.objects.update(agent_seen_at=timezone.now() - timedelta(minutes=2))
+    found["lost"] = statements(None)
+    assert set(Instance.objects.values_list("phase", flat=True)) == {"lost"}
+    Alert.objects.all().delete()
+    OperationResult.objects.all().delete()
+    Instance.objects.all().delete()
+    Service.objects.all().delete()
+    return found
+
+
+def answer(key: str, phase: str, devices: int) -> dict:
+    service = {"id": key, "phase": phase, "ready": phase == "running", "generation": 1, "pid": 7, "restarts": 0}
+    cards = [{"uuid": f"GPU-{key}-{n}", "index": n, "vendor": "nvidia", "name": "H100"} for n in range(devices)]
+    return {"services": [service], "devices": cards, "devices_observed_at": "x", "host": {"cpu_percent": 1}}

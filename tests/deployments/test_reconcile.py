@@ -162,3 +162,22 @@ def test_when_many_servers_vanish_together_automatic_action_pauses(
     Server.objects.filter(name="gone-0").update(agent_seen_at=timezone.now())
     assert not braked()
     assert reconcile([server.pk]) == 1
+
+
+def test_what_is_to_be_gone_and_has_ended_is_forgotten_and_a_refusal_not_asked_again_at_once(
+    server: Server, make_service: Make
+) -> None:
+    turn(lifecycle.deploy(make_service("sleep 300", server), by=None))
+    instance = Instance.objects.get()
+    server.agent.request("POST", f"/service/{instance.key}/stop", {})
+    Instance.objects.update(wanted="gone", phase="stopped", ready=False, pid=None)
+
+    assert reconcile([server.pk]) == 1
+    Operation.objects.filter(kind=OperationKind.RECONCILE).update(
+        state=OperationState.FAILED, finished_at=timezone.now()
+    )
+    assert reconcile([server.pk]) == 0
+    Operation.objects.update(finished_at=timezone.now() - timedelta(minutes=2))
+    assert reconcile([server.pk]) == 1
+    turn(open_operation())
+    assert not Instance.objects.exists() and not server.agent.request("GET", "/services")[1]["services"]

@@ -20,9 +20,9 @@ Make = Callable[..., Service]
 
 @pytest.fixture
 def service(make_server: Callable[..., Server], make_service: Make) -> Service:
-    """One that runs on three servers, one of them unavailable at most."""
+    """One that runs on three servers, one of them unavailable at most, the old one ended first."""
     made = make_service("sleep 300 # one", *(make_server(name) for name in ("a", "b", "c")))
-    Service.objects.update(max_unavailable=1)
+    Service.objects.update(max_unavailable=1, surge=False)
     made.refresh_from_db()
     turn(lifecycle.deploy(made, by=None))
     assert status_of(made) == "deployed"

@@ -1,5 +1,6 @@
 """The agent client against a real agent over TLS, and against what only looks like one."""
 
+import asyncio
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from inventory.agents import AgentAddress, AgentError, Ask, ask_each
+from inventory.agents import AgentAddress, AgentClient, AgentError, Ask, ask_each
 from tests.real_agent import RealAgent
 
 
@@ -51,6 +52,21 @@ def test_tls_with_the_pinned_certificate_and_no_other(tmp_path: Path) -> None:
         refused = ask(agent.port, agent.token, other_cert.read_text())
     assert isinstance(answer, dict) and answer["agent"]["version"]
     assert isinstance(refused, AgentError) and refused.code == "agent_certificate_changed"
+
+
+def test_a_pinned_connection_is_kept(tmp_path: Path) -> None:
+    """A handshake for each report would cost the monitor of a large fleet more than all the rest."""
+    own_cert, own_key = make_certificate(tmp_path, "own")
+    with RealAgent("--tls-cert", str(own_cert), "--tls-key", str(own_key)) as agent:
+
+        async def ask_twice() -> list[int]:
+            address = AgentAddress(1, "box", "127.0.0.1", agent.port, agent.token, own_cert.read_text())
+            async with AgentClient() as client:
+                for _ in range(2):
+                    await client.ask(Ask(address, "GET", "/report"))
+                return [len(kept) for kept in client._session.connector._conns.values()]
+
+        assert asyncio.run(ask_twice()) == [1]
 
 
 @pytest.mark.parametrize(

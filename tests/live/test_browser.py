@@ -5,9 +5,12 @@ Without Chromium these tests are skipped and say so; with INFINI_CI=1 its absenc
 
 import os
 import shutil
+import sqlite3
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,7 @@ def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # n
     page.fill("#id_name", name)
     page.select_option("#id_placed_on", label="local", force=True)
     page.fill("#id_deploy_command", SERVE)
+    page.locator("#plan .chip", has_text="starts there").wait_for()
     page.get_by_role("button", name="Save and deploy").click()
     page.wait_for_url("**/admin/deployments/service/*/")
 
@@ -77,11 +81,11 @@ def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # n
     assert page.evaluate("window.notReloaded") is True
     service_page = page.url
 
-    page.get_by_role("link", name="Chat", exact=True).click()
-    page.wait_for_url("**/admin/chat/service/*/")
-    page.fill("#chat-input", "What is an agent?")
-    page.click("#chat-send")
-    page.locator("#chat-messages", has_text="demo model").wait_for(timeout=30_000)
+    page.locator(".page-buttons").get_by_role("link", name="Chat", exact=True).click()
+    page.wait_for_url("**/admin/chat/conversation/?service=*")
+    page.get_by_label("Your message").fill("What is an agent?")
+    page.get_by_role("button", name="Send").click()
+    page.locator(".turn[data-role=assistant][data-state=complete]", has_text="demo model").wait_for(timeout=30_000)
 
     # Stopping asks first; Escape leaves everything as it is.
     page.goto(service_page)
@@ -159,3 +163,35 @@ def test_check_a_server_from_its_page(page: "Page", site: RealSite) -> None:  # 
     page.get_by_role("button", name="Check", exact=True).click()
     page.get_by_text("Checked local: online.").wait_for()
     page.locator("#live .figures progress").first.wait_for()
+
+
+def test_the_history_of_a_server(page: "Page", site: RealSite) -> None:  # noqa: F821
+    """Lines with their gap, values under the pointer and by key, and the same as a table."""
+    [server] = [s["id"] for s in site.json("GET", "/api/servers") if s["name"] == "local"]
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    minutes = [n for n in range(2, 50) if not 20 < n < 30]
+    rows = [(server, str((now - timedelta(minutes=n)).replace(tzinfo=None)), n, "{}") for n in minutes]
+    with closing(sqlite3.connect(site.data_dir / "infini.sqlite3", timeout=20)) as database:
+        database.executemany(
+            "INSERT INTO inventory_sample (server_id, at, cpu_percent, devices) VALUES (?, ?, ?, ?)", rows
+        )
+        database.commit()
+
+    page.goto(f"{site.url}/admin/inventory/server/{server}/")
+    page.locator("#history").scroll_into_view_if_needed()
+    line = page.locator("#history .chart-line.line-0").first
+    line.wait_for()
+    assert line.get_attribute("d").count("M") == 2, "the gap stays a gap"
+    plot = page.get_by_role("img", name="CPU, memory, disk")
+    plot.focus()
+    page.keyboard.press("ArrowLeft")
+    seen = plot.get_attribute("aria-label")
+    page.keyboard.press("ArrowLeft")
+    assert plot.get_attribute("aria-label") != seen and "CPU " in seen
+
+    page.get_by_role("button", name="6 h").click()
+    page.locator("#history [data-span='6h'][aria-pressed=true]").wait_for()
+    page.get_by_text("As table").click()
+    page.locator("#history tbody tr").nth(359).wait_for()
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -34,7 +34,7 @@ def service(site: RealSite) -> Iterator[int]:
 
 def test_read_a_log(page: "Page", site: RealSite, service: int) -> None:  # noqa: F811, F821
     sockets: list[str] = []
-    page.on("websocket", lambda opened: sockets.append(opened.url))
+    page.on("websocket", lambda opened: "/logs" in opened.url and sockets.append(opened.url))
     page.goto(f"{site.url}/admin/deployments/service/{service}/")
     page.locator("#logs").wait_for(state="attached")
     assert page.evaluate("document.getElementById('logs').getBoundingClientRect().top > innerHeight")

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
 FAULTS = int(os.environ.get("INFINI_CHAOS_FAULTS", "30"))
 SEED = int(os.environ.get("INFINI_CHAOS_SEED", str(random.randrange(10**6))))
 SERVICES = 7
+ROLLING = 2  # so many of them get new revisions all the time
 
 
 class Fleet:
@@ -31,7 +32,7 @@ class Fleet:
 
     def __init__(self, site: RealSite, agents: list[RealAgent], dice: random.Random) -> None:
         self.site, self.agents, self.dice = site, agents, dice
-        self.kills = 0
+        self.kills = self.revisions = 0
         self.done: Counter[str] = Counter()
         self.servers = [
             site.json("POST", "/api/servers", json=self._server(number, agent)) for number, agent in enumerate(agents)
@@ -47,14 +48,23 @@ class Fleet:
             "server_ids": [server["id"] for server in self.servers],
             "deploy_command": "exec sleep 100000",
             "restart": "always",
+            "max_unavailable": 1 if number < ROLLING else None,
         }
         return int(self.site.json("POST", "/api/services", json=body)["id"])
 
     def settled(self) -> bool:
-        """By what the agents say now: what the site last heard may be older than the last fault."""
+        """By what the agents say now: what the site last heard may be older than the last fault.
+
+        What an agent refused, as with a wrong token, is not tried again without a person, who is played here.
+        """
         asked = self.site.json("POST", "/api/services/refresh-status")
         mine = [s for s in asked if s["id"] in self.services]
-        return all(s["deploy_status"] == "deployed" for s in mine)
+        for service in mine:
+            if service["deploy_status"] == "online" and service["id"] in self.services[:ROLLING]:
+                self.site.request("POST", f"/api/services/{service['id']}/deploy")
+        # What is to go has gone as well: the old ones of rolling updates, and new ones that were called off.
+        leaving = [i for s in mine for i in s["instances"] if i["wanted"] != "running"]
+        return not leaving and all(s["deploy_status"] == "deployed" for s in mine)
 
     def instances(self) -> list[dict[str, Any]]:
         """What the agents themselves say."""
@@ -66,7 +76,7 @@ class Fleet:
         fault = self.dice.choice(
             # The site's own programs come back up to half a minute later each time: they die less often than the rest.
             [*3 * [self.process], *3 * [self.shim], *3 * [self.agent], *2 * [self.cut], *2 * [self.wrong_token]]
-            + [self.worker, self.monitor]
+            + [self.worker, self.monitor, *2 * [self.rollout]]
         )
         self.done[fault.__name__] += 1
         fault()
@@ -76,9 +86,10 @@ class Fleet:
         if instance is None:
             return
         key, pid = instance["id"], instance["pid"]
+        counted = key not in self.rolled_keys()
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            self.kills += 1
+            self.kills += counted
             wait_until(lambda: self._pid_of(key) != pid, 15, f"the death of {pid} is seen")
 
     def shim(self) -> None:
@@ -114,6 +125,17 @@ class Fleet:
         os.kill(agent.pid, signal.SIGSTOP)
         time.sleep(2 * self.dice.random())
         os.kill(agent.pid, signal.SIGCONT)
+
+    def rollout(self) -> None:
+        """Not a fault but what others befall: a new revision goes out, unless one still does."""
+        self.revisions += 1
+        path = f"/api/services/{self.dice.choice(self.services[:ROLLING])}"
+        self.site.json("PATCH", path, json={"env": {"ROUND": str(self.revisions)}})
+        self.site.request("POST", f"{path}/deploy")
+
+    def rolled_keys(self) -> set[str]:
+        services = self.site.json("GET", "/api/services")
+        return {i["key"] for s in services if s["id"] in self.services[:ROLLING] for i in s["instances"]}
 
     def wrong_token(self) -> None:
         number = self.dice.randrange(len(self.servers))
@@ -164,10 +186,13 @@ def test_chaos(fleet: Fleet) -> None:
             wait_until(fleet.settled, 240, f"all services run again ({told})")
 
             instances = fleet.instances()
-            assert len(instances) == SERVICES * len(fleet.agents), told
+            assert len(instances) == SERVICES * len(fleet.agents), (told, instances)
             running = copies()
             assert all(running[i["id"]] == 1 for i in instances), (told, running)
-            assert sum(i["restarts"] for i in instances) == fleet.kills, told
+            left = {key for key in running if key.startswith("chaos-")} - {i["id"] for i in instances}
+            assert not left, (told, left)
+            rolled = fleet.rolled_keys()
+            assert sum(i["restarts"] for i in instances if i["id"] not in rolled) == fleet.kills, told
             assert all(is_running(pid) for pid in strangers) and bystander.poll() is None, told
             wait_until(lambda: not open_operations(fleet), 30, f"no operation is left open ({told})")
         finally:

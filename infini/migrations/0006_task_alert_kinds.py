@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('infini', '0003_alerts'),
+        ('infini', '0005_apikey_changed_at'),
     ]
 
     operations = [

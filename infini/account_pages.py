@@ -1,0 +1,130 @@
+"""``/admin/account/``: one's own language and time zone, two-step login, and where one is logged in."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_POST, require_safe
+
+from infini import account, logins, two_step
+from infini.admin_base import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from infini.errors import InfiniError
+
+NEW_SECRET = "two_step_secret"  # kept in the session until a code shows that the app has it
+
+
+class PreferencesForm(forms.Form):
+    language = forms.ChoiceField(
+        label=gettext_lazy("Language"),
+        required=False,
+        choices=[("", gettext_lazy("As the browser asks")), *settings.LANGUAGES],
+        widget=UnfoldAdminSelectWidget,
+    )
+    time_zone = forms.CharField(
+        label=gettext_lazy("Time zone"),
+        required=False,
+        widget=UnfoldAdminTextInputWidget({"list": "time-zones", "placeholder": "UTC", "autocomplete": "off"}),
+        help_text=gettext_lazy("Times on all pages are shown in it. Empty: UTC."),
+    )
+
+
+def _own(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """For whoever is logged in; what a verb refuses is told as a message."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest) -> HttpResponse:
+        try:
+            return view(request)
+        except InfiniError as error:
+            messages.error(request, error.message)
+            return redirect("account")
+
+    return login_required(wrapped)
+
+
+@require_safe
+@_own
+def account_page(request: HttpRequest) -> HttpResponse:
+    user: Any = request.user
+    new_secret = "" if user.totp_secret else request.session.get(NEW_SECRET, "")
+    context = {
+        **admin.site.each_context(request),
+        "title": _("Your account"),
+        "form": PreferencesForm(initial={"language": user.language, "time_zone": user.time_zone}),
+        "zones": account.time_zones(),
+        "two_step_on": bool(user.totp_secret),
+        "codes_left": len(user.recovery_digests),
+        "new_secret": new_secret,
+        "picture": two_step.enrolment_picture(user, new_secret) if new_secret else "",
+        "sessions": logins.open_sessions(user),
+        "this_session": request.session.session_key,
+    }
+    response = render(request, "pages/account.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+@require_POST
+@_own
+def set_preferences(request: HttpRequest) -> HttpResponse:
+    user: Any = request.user
+    language, zone = (request.POST.get(name, "").strip() for name in ("language", "time_zone"))
+    account.set_preferences(user, language=language, time_zone=zone)
+    messages.success(request, _("Saved."))
+    return redirect("account")
+
+
+@require_POST
+@_own
+def begin_two_step(request: HttpRequest) -> HttpResponse:
+    request.session[NEW_SECRET] = two_step.new_secret()
+    return redirect("account")
+
+
+@require_POST
+@_own
+def turn_on_two_step(request: HttpRequest) -> HttpResponse:
+    """The recovery codes are shown this once."""
+    user: Any = request.user
+    codes = two_step.turn_on(
+        user, secret=request.session.get(NEW_SECRET, ""), code=request.POST.get("code", ""), by=user
+    )
+    request.session.pop(NEW_SECRET, None)
+    context = {**admin.site.each_context(request), "title": _("Your recovery codes"), "codes": codes}
+    response = render(request, "pages/recovery_codes.html", context)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+@require_POST
+@_own
+def turn_off_two_step(request: HttpRequest) -> HttpResponse:
+    """Takes the password: an open screen is not enough."""
+    user: Any = request.user
+    if not user.check_password(request.POST.get("password", "")):
+        messages.error(request, _("The password is not right; two-step login stays on."))
+        return redirect("account")
+    two_step.turn_off(user, by=user)
+    messages.success(request, _("Two-step login is off."))
+    return redirect("account")
+
+
+@require_POST
+@_own
+def end_sessions(request: HttpRequest) -> HttpResponse:
+    user: Any = request.user
+    only = request.POST.get("session", "")
+    if only:
+        ended = logins.end_sessions(user, by=user, only=int(only) if only.isdigit() else 0)
+    else:
+        ended = logins.end_sessions(user, by=user, spare=request.session.session_key)
+    messages.success(request, _("Sessions ended: %(n)d.") % {"n": ended})
+    return redirect("account")
