@@ -41,6 +41,9 @@ DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=
 STABLE_SECONDS = env_float("INFINI_STABLE_SECONDS", 30.0, least=0)  # ready so long without a break: a good revision
 # How long an instance that a rolling update ends gets no new requests before. The gateway remembers for 0.9 s.
 DRAIN_SECONDS = env_float("INFINI_DRAIN_SECONDS", 5.0, least=0)
+# Where agents are installed on servers, below another directory than / for tests, and which Python runs them there.
+AGENT_ROOT = env_str("INFINI_AGENT_ROOT", "/")
+SERVER_PYTHON = env_str("INFINI_SERVER_PYTHON")
 # Automatic action pauses when at least this share of the fleet falls silent within minutes.
 BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
 SAMPLES_KEEP_DAYS = env_int("INFINI_SAMPLES_KEEP_DAYS", 7, least=1, most=365)

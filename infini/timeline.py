@@ -28,6 +28,8 @@ _APPS = {
     "task": "scheduler",
     "run": "scheduler",
     "savedcommand": "scheduler",
+    "endpoint": "chat",
+    "trafficrule": "chat",
 }
 FACT_MAX_CHARS = 120
 # Of no use to a reader, or said by the words already.
