@@ -53,6 +53,7 @@ __all__ = [
     "DropdownFilter",
     "ModelAdmin",
     "MonoTextarea",
+    "PageChangeList",
     "PagedAdmin",
     "RecordAdmin",
     "RelatedDropdownFilter",
@@ -290,6 +291,7 @@ class PagedAdmin(BaseAdmin):
             "edit_url": self._edit_url(request, row),
             "parts": extras.parts(self.opts.label_lower, request, row),
             "live_seconds": 5,
+            "frame": "pages/live.html" if request.headers.get("X-Live") else "admin/base_site.html",
             **self.page_context(request, row),
         }
         return TemplateResponse(request, self.page_template or "pages/object.html", context)
