@@ -248,7 +248,7 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if request.method == "POST":
             self.refuse_foreign_action(request)
-        return super().changelist_view(request, {"empty_text": self.empty_text, **(extra_context or {})})
+        return super().changelist_view(request, extra_context)
 
     # The timeline is the one record of what was done; Django's own log stays empty.
 
