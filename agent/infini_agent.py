@@ -1153,8 +1153,8 @@ def spawner_main(fd: int) -> None:
     boot_id = read_boot_id()
     while True:
         # A spare is forked in a quiet moment: it would only be in the way of the shims just asked for.
-        if not select.select([link], [], [], SPARE_SHIM_AFTER)[0]:
-            let_spare_answer(boot_id, link)
+        is_quiet = not select.select([link], [], [], SPARE_SHIM_AFTER)[0]
+        if is_quiet and spare_answers(boot_id, link):
             continue
         line = read_line(link)
         if line is None:
@@ -1162,10 +1162,11 @@ def spawner_main(fd: int) -> None:
         fork_shim(json.loads(line.decode()), boot_id, link)
 
 
-def let_spare_answer(boot_id: str, link: socket.socket) -> None:
+def spare_answers(boot_id: str, link: socket.socket) -> bool:
     """Fork a shim that itself waits for the next request, so that this one need not wait for a fork.
 
-    Return when it has taken one, or has ended: only one process at a time reads the requests.
+    Return when it has taken one: only one process at a time reads the requests. False when it ended without; then no
+    other is forked before there is a request, or where processes are short one would follow the other.
     """
     ours, theirs = os.pipe()
     try:
@@ -1180,14 +1181,16 @@ def let_spare_answer(boot_id: str, link: socket.socket) -> None:
             shim.fork_ahead()
             shim.rehearse()
             line = read_line(link)
-            os.close(theirs)
             if line is not None:  # else the agent ended
+                with contextlib.suppress(BrokenPipeError):  # the spawner ended; there is still one for this request
+                    os.write(theirs, b"t")
+                os.close(theirs)
                 shim_main(json.loads(line.decode()), boot_id, link, shim)
         finally:
             os._exit(0)
     os.close(theirs)
-    os.read(ours, 1)
-    os.close(ours)
+    with open(ours, "rb") as file:
+        return file.read(1) == b"t"
 
 
 def read_line(link: socket.socket) -> bytes | None:
@@ -3594,7 +3597,7 @@ class Agent:
         """
         until = time.monotonic() + QUICK_END_WITHIN
         while instance.is_live and instance.stop_told and time.monotonic() < until:
-            time.sleep(0.0001)
+            time.sleep(0.0003)
             if not instance.has_leftovers():
                 with self.lock:
                     if instance.is_live and instance.stop_told:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,6 +214,16 @@ def test_kill_9_of_the_child_of_the_spare_shim_is_mended(agent: RealAgent) -> No
     assert is_running(agent.deploy("a", "exec sleep 600")["pid"])
     assert agent.shim_pid("a") == spare
     agent.wait_for_phase("a", "running")
+
+
+def test_a_spare_shim_that_outlives_its_spawner_answers_one_request(agent: RealAgent) -> None:
+    spare = spare_shim(agent)
+    kill_all_spawners(agent)
+    began = time.monotonic()
+    for key in ("a", "b", "c"):
+        assert is_running(agent.deploy(key, "exec sleep 600")["pid"])
+    assert time.monotonic() - began < 3
+    assert agent.shim_pid("a") == spare
 
 
 def test_a_sigterm_for_the_spare_shim_stops_nothing_later(agent: RealAgent) -> None:
