@@ -21,7 +21,7 @@ from scheduler.models import Run, SavedCommand, Task
 from scheduler.serializers import (
     CommandOnServersSerializer,
     DraftSerializer,
-    DryRunSerializer,
+    RunPreviewSerializer,
     ExecuteSerializer,
     PreviewSerializer,
     RunBegunSerializer,
@@ -85,14 +85,14 @@ class TaskPreview(APIView):
 class TaskExecute(APIView):
     needs = {"POST": RUN}
 
-    @extend_schema(request=ExecuteSerializer, responses={202: RunBegunSerializer, 200: DryRunSerializer})
+    @extend_schema(request=ExecuteSerializer, responses={202: RunBegunSerializer, 200: RunPreviewSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Run the task now, or with ``dry_run`` tell what that would do."""
         task = get_object_or_404(Task, pk=pk)
         asked = ExecuteSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         if asked.validated_data["dry_run"]:
-            return Response(DryRunSerializer(runs.dry_run(task)).data)
+            return Response(RunPreviewSerializer(runs.dry_run(task)).data)
         return Response({"run_id": runs.execute(task, by=request.user).pk}, status=202)
 
 

@@ -147,7 +147,7 @@ class AimSerializer(serializers.Serializer):
     obstacle = serializers.CharField(help_text="Why nothing can begin there; empty when nothing is in the way.")
 
 
-class DryRunSerializer(serializers.Serializer):
+class RunPreviewSerializer(serializers.Serializer):
     command = serializers.CharField()
     environment = serializers.DictField(child=serializers.CharField())
     targets = AimSerializer(many=True, source="aims")

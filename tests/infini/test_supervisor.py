@@ -193,7 +193,7 @@ def test_a_killed_guard_is_replaced_and_guards(supervise: Callable[..., Running]
     running.wait_for("| up", times=3)
     guard = next(p for p in running.tree() if "guard.py" in " ".join(p.cmdline()))
     guard.kill()
-    wait_until(lambda: any("guard.py" in " ".join(p.cmdline()) and p != guard and lives(p) for p in running.tree()))
+    wait_until(lambda: any(p != guard and lives(p) and "guard.py" in " ".join(p.cmdline()) for p in running.tree()))
     time.sleep(0.2)
     tree = running.tree()
     running.process.kill()
