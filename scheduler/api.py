@@ -21,10 +21,10 @@ from scheduler.models import Run, SavedCommand, Task
 from scheduler.serializers import (
     CommandOnServersSerializer,
     DraftSerializer,
-    RunPreviewSerializer,
     ExecuteSerializer,
     PreviewSerializer,
     RunBegunSerializer,
+    RunPreviewSerializer,
     RunResultSerializer,
     RunSerializer,
     SavedCommandSerializer,
