@@ -19,6 +19,7 @@ from deployments.shown import instance_chip, phase_chip
 from deployments.unknown import described
 from infini.admin_base import DropdownFilter, display
 from infini.counting import count_of
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, Chip, link, links
 from infini.extras import Column, Part, add_column, add_filter, add_part
 
@@ -113,8 +114,14 @@ def unknown_part(request: HttpRequest, server: Any) -> Part | None:
     return ("partials/unknown_instances.html", {"rows": rows}) if rows else None
 
 
-add_column("inventory.server", Column(_with_instances, services_ready))
-add_column("inventory.device", Column(_with_holders, holders))
+_HOLDER_CSV = [
+    CsvColumn("free_slots", lambda device: max(0, device.free_slots) if device.present else 0),
+    CsvColumn("services", lambda device: ", ".join(str(c.instance.placement.service) for c in device.claims.all())),
+]
+add_column(
+    "inventory.server", Column(_with_instances, services_ready, attributes("instances_ready", "instances_wanted"))
+)
+add_column("inventory.device", Column(_with_holders, holders, _HOLDER_CSV))
 add_filter("inventory.device", FreeFilter)
 add_column("inventory.aimodel", Column(_with_services, services_of_model))
 add_part("inventory.server", server_part)

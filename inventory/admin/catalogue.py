@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseForm, RecordAdmin, RelatedDropdownFilter, UnfoldAdminFileFieldWidget, display
 from infini.counting import count_of
+from infini.csv_export import attributes
 from infini.display import ABSENT, link, number
 from infini.errors import InfiniError
 from inventory import uploads
@@ -153,6 +154,10 @@ class CardAdmin(RecordAdmin):
     list_filter = [("brand", RelatedDropdownFilter)]
     search_fields = ["name", "model", "brand__name", "brand__name_zh"]
     empty_text = _("Accelerator cards with their published figures.")
+    list_title = _("Cards")
+    csv_columns = attributes(
+        *("id", "brand.name", "name", "model", *Card.FIGURES, "memory_type", "released", "source_url", "note")
+    )
     fieldsets = [
         (None, {"fields": ["brand", "name", "model", "released"]}),
         (_("Figures"), {"fields": ["memory", "memory_type", *(f for f in Card.FIGURES if f != "memory")]}),
