@@ -44,6 +44,7 @@ class Verb:
     forceable: bool = False
     refused: Callable[[Any], str] = lambda row: ""
     away: bool = False  # the row may be gone afterwards: back to the list
+    leads: Callable[[Sequence[Model]], str] | None = None  # it changes nothing: it is a page about the rows
 
     def allowed(self, user: Any) -> bool:
         return self.permission is None or user.has_perm(self.permission)
@@ -115,6 +116,8 @@ class VerbsAdmin:
 
 def _bulk(verb: Verb, model_admin: Any, request: HttpRequest, rows: QuerySet) -> HttpResponse | None:
     chosen = list(rows)
+    if verb.leads:
+        return HttpResponseRedirect(verb.leads(chosen))
     if verb.effect and CONFIRMED not in request.POST:
         return confirm(model_admin, request, verb, chosen, back=request.get_full_path())
     do(request, verb, chosen)
