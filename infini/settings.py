@@ -41,6 +41,9 @@ DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=
 STABLE_SECONDS = env_float("INFINI_STABLE_SECONDS", 30.0, least=0)  # ready so long without a break: a good revision
 # How long an instance that a rolling update ends gets no new requests before. The gateway remembers for 0.9 s.
 DRAIN_SECONDS = env_float("INFINI_DRAIN_SECONDS", 5.0, least=0)
+# Where agents are installed on servers, below another directory than / for tests, and which Python runs them there.
+AGENT_ROOT = env_str("INFINI_AGENT_ROOT", "/")
+SERVER_PYTHON = env_str("INFINI_SERVER_PYTHON")
 # Automatic action pauses when at least this share of the fleet falls silent within minutes.
 BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
 SAMPLES_KEEP_DAYS = env_int("INFINI_SAMPLES_KEEP_DAYS", 7, least=1, most=365)
@@ -68,6 +71,14 @@ STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=10
 GATEWAY_PORT = env_int("INFINI_GATEWAY_PORT", 0, least=0, most=65535)
 USAGE_DAYS = env_int("INFINI_USAGE_DAYS", 90, least=1)  # single requests; the sums of days stay
 REDIS_URL = env_str("REDIS_URL")  # limits hold across processes with it, within each without
+# Terminals: recordings of always, never, or as each server says; sizes in bytes, ages in seconds and days
+TERMINAL_GRACE_SECONDS = env_int("INFINI_TERMINAL_GRACE_SECONDS", 600, least=1)
+TERMINAL_IDLE_SECONDS = env_int("INFINI_TERMINAL_IDLE_SECONDS", 3600, least=2)
+TERMINAL_RECORD = env_word("INFINI_TERMINAL_RECORD", ("always", "never", "per-server"))
+RECORDINGS_DIR = DATA_DIR / "recordings"
+RECORDING_MAX_BYTES = env_int("INFINI_RECORDING_MAX_BYTES", 256 * 1024 * 1024, least=1024)
+RECORDING_KEEP_DAYS = env_int("INFINI_RECORDING_KEEP_DAYS", 90, least=1)
+FILE_MAX_BYTES = env_int("INFINI_FILE_MAX_BYTES", 4 * 1024**3, least=1024)
 
 # Alerts by e-mail; without a host there are none. With `none` a password would travel in the clear.
 _smtp_tls = env_word("INFINI_SMTP_TLS", ("starttls", "tls", "none"))
@@ -192,6 +203,18 @@ Q_CLUSTER = {
     "scheduler": False,
     "guard_cycle": 1,
     "label": "Queue",
+    # Work of minutes and hours, see infini/clusters.py. The timeout exceeds the longest run there may be, and `retry`
+    # exceeds everything: a message fetched again would start the work twice.
+    "ALT_CLUSTERS": {
+        "runs": {
+            "workers": 4,
+            "queue_limit": 4,
+            "timeout": 26 * 3600,
+            "retry": 7 * 24 * 3600,
+            "max_attempts": 1,
+            "recycle": 10_000,
+        }
+    },
 }
 
 # What `manage.py up` does before it starts the programs: the first once per version, the second each time.
@@ -200,7 +223,11 @@ START_STEPS = ["inventory.local.ensure_local_server"]
 # What `manage.py down` writes down before it stops this machine's instances.
 DOWN_STEPS = ["deployments.lifecycle.stop_local_instances"]
 # Whether a program stands still; asked by the supervisor.
-STALL_CHECKS = {"worker": "deployments.stalls.worker_stalled", "monitor": "deployments.stalls.monitor_stalled"}
+STALL_CHECKS = {
+    "worker": "deployments.stalls.worker_stalled",
+    "runs": "infini.clusters.runs_stalled",
+    "monitor": "deployments.stalls.monitor_stalled",
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["infini.access.KeyAuthentication", "infini.access.SessionOrNothing"],

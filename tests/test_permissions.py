@@ -47,6 +47,23 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "server-history": {"GET": VIEWER},
     "servers-resources": {"POST": VIEWER},
     "servers-check": ACTION,
+    "server-agent-install": ACTION,
+    "server-agent-upgrade": ACTION,
+    "server-agent-remove": ACTION,
+    "servers-agents-install": ACTION,
+    "servers-agents-upgrade": ACTION,
+    "installations": {"GET": VIEWER},
+    "installation": {"GET": VIEWER},
+    "installation-retry": ACTION,
+    "installation-cancel": ACTION,
+    "server-files": {"GET": OPERATOR},
+    "server-file-download": {"GET": OPERATOR},
+    "server-file-upload": {"POST": OPERATOR, "DELETE": OPERATOR},
+    "terminals": {"GET": OPERATOR},
+    "terminal": {"GET": OPERATOR, "DELETE": OPERATOR},
+    "recordings": {"GET": ADMINISTRATOR},
+    "recording": {"GET": ADMINISTRATOR, "DELETE": ADMINISTRATOR},
+    "recording-file": {"GET": ADMINISTRATOR},
     "presets": {"GET": VIEWER},
     "services": LIST,
     "services-plan": {"POST": VIEWER},
@@ -68,6 +85,16 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "instance-logs": {"GET": VIEWER},
     "instance-logs-download": {"GET": VIEWER},
     "chat_history": {"GET": VIEWER, "POST": VIEWER, "DELETE": VIEWER},
+    "endpoints": {"GET": VIEWER, "POST": ADMINISTRATOR},
+    "endpoint": {"GET": VIEWER, "PUT": ADMINISTRATOR, "PATCH": ADMINISTRATOR, "DELETE": ADMINISTRATOR},
+    "service-traffic": {"GET": VIEWER, "PUT": OPERATOR, "DELETE": OPERATOR},
+    "usage": {"GET": NO_ROLE},
+    "chat_services": {"GET": VIEWER},
+    "conversations": {"GET": VIEWER, "POST": VIEWER},
+    "conversation": {"GET": VIEWER, "PATCH": VIEWER, "DELETE": VIEWER},
+    "conversation_turns": {"GET": VIEWER},
+    "conversation_branch": {"PUT": VIEWER},
+    "conversation_export": {"GET": VIEWER},
 }
 
 # What stands for the changing parts of a path: nothing there has this id, so nothing is changed by asking.
@@ -75,6 +102,7 @@ EXAMPLES = {
     r"(?P<pk>[0-9]{1,18})": "987654321",
     r"(?P<filename>[^/]{1,100})": "none.png",
     r"(?P<key>[A-Za-z0-9._-]{1,64})": "none-1",
+    r"(?P<key>[0-9a-f]{32})": "0" * 32,
 }
 
 

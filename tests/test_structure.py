@@ -32,10 +32,14 @@ EDGES = {
     "usage_page",
     "gateway",
     "serving",
+    "installation_api",
+    "files_api",
+    "terminals_api",
     "tasks",
     "management",
     "pages",
 }
+TERMINALS = ["buffer", "models", "opening", "outlet", "recording", "registry", "rows", "session", "surroundings"]
 VERBS = {
     "deployments": [
         "alarms",
@@ -46,8 +50,11 @@ VERBS = {
     "inventory": [
         *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
         *("imports/table", "imports/lines"),
+        *("installation/" + name for name in ("access", "asking", "installing", "plans", "queueing", "release")),
+        *("installation/" + name for name in ("remote", "removing", "runner", "upgrading", "work")),
         *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
         *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
+        *("transfers", *(f"terminals/{name}" for name in TERMINALS)),
     ],
     "chat": [
         *(

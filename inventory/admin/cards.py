@@ -26,7 +26,7 @@ COMPARE = Verb(
     icon="compare_arrows",
     permission="inventory.view_card",
     done=lambda rows: "",
-    leads=lambda rows: compare_url(row.pk for row in rows),
+    leads_to=lambda rows: compare_url(row.pk for row in rows),
 )
 
 
