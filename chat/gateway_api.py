@@ -17,6 +17,8 @@ from rest_framework.views import APIView
 from chat import usage
 from chat.endpoints import checked_endpoint
 from chat.models import Endpoint, TrafficRule
+from chat.usage import SEE_ALL
+from chat.usage_history import usage_history
 from deployments.models import Service
 from infini import records
 from infini.access import LOGGED_IN, crud_needs
@@ -25,7 +27,6 @@ from infini.csv_export import CsvColumn, csv_response
 from infini.errors import Invalid
 from inventory.models import AIModel
 
-SEE_ALL = "chat.see_all_usage"
 DAYS_MOST = 3660
 _TRAFFIC = [
     *("sticky", "concurrency", "queue", "queue_seconds"),
@@ -152,6 +153,46 @@ class UsageView(APIView):
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
         """``format`` is ours: DRF would take it for the name of a renderer."""
         return super().perform_content_negotiation(request, force=True)
+
+
+class UsageLineSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    unit = serializers.CharField()
+    device = serializers.CharField(allow_null=True, help_text="Always null; lines of devices have one.")
+    values = serializers.ListField(child=serializers.FloatField())
+
+
+class UsageHistorySerializer(serializers.Serializer):
+    step_seconds = serializers.IntegerField()
+    series = UsageLineSerializer(many=True)
+
+    def get_fields(self) -> dict[str, Any]:
+        """``from`` is a word of the language, so it cannot be written above."""
+        begin, end = serializers.DateTimeField(source="begin"), serializers.DateTimeField(source="end")
+        return {"from": begin, "to": end, **super().get_fields()}
+
+
+class UsageSpanSerializer(serializers.Serializer):
+    to = serializers.DateTimeField(required=False)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.DateTimeField(required=False), **super().get_fields()}
+
+
+class UsageHistoryView(APIView):
+    """Requests and tokens a minute: the caller's own, or everybody's with ``chat.see_all_usage``."""
+
+    needs = {"GET": LOGGED_IN}
+
+    @extend_schema(parameters=[UsageSpanSerializer], responses={200: UsageHistorySerializer})
+    def get(self, request: Request) -> Response:
+        """Value n of a series is the mean a minute in the step that begins n times ``step_seconds`` after ``from``."""
+        span = UsageSpanSerializer(data=request.query_params)
+        span.is_valid(raise_exception=True)
+        asked = span.validated_data
+        user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
+        found = usage_history(asked.get("from"), asked.get("to"), user_id=user_id)
+        return Response(UsageHistorySerializer(found).data)
 
 
 def period_of(given: Any) -> tuple[str, date, date]:

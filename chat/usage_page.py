@@ -14,8 +14,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from chat import usage
-from chat.gateway_api import SEE_ALL, as_csv, period_of
+from chat.gateway_api import as_csv, period_of
 from chat.models import Usage
+from chat.usage import SEE_ALL
 from infini.errors import Invalid
 
 LAST_REQUESTS = 25

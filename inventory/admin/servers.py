@@ -37,7 +37,7 @@ from inventory.servers import (
 )
 from inventory.servers import check_private_key as check_key
 from inventory.shown_devices import device_errors, device_rows
-from inventory.shown_history import history_context
+from inventory.shown_history import server_history
 from inventory.ssh import host_keys
 
 CHECK = Verb(
@@ -276,7 +276,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
             "measured_at": shown.ssh_measured_at(row),
             "ssh_error": shown.ssh_error(row),
             "host_facts": shown.host_facts(row),
-            **history_context(),
+            "history": server_history(row),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),
