@@ -13,7 +13,7 @@ from deployments.models import Instance, Operation, Placement, Service
 from deployments.overview_devices import fleet_devices
 from deployments.phases import OPEN_STATES, Phase, Wanted
 from deployments.reconcile import braked
-from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
+from deployments.shown import WRONG, Standing, count_standings, rank_of, service_chip, with_standing
 from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
@@ -25,7 +25,7 @@ def overview(request: HttpRequest) -> Section:
     if not request.user.has_perm("deployments.view_service"):
         return Section()
     ranked = with_standing(Service.objects.all())
-    by_standing = Counter(standing_of(service) for service in ranked.only("pk"))
+    by_standing = count_standings(ranked)
     problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
     devices = fleet_devices() if request.user.has_perm("inventory.view_device") else None
     return Section(

@@ -16,7 +16,7 @@ from infini.charts import MOST_POINTS, Frame, frame_of
 from inventory.history import UNITS, Series
 from inventory.models import Sample, Server
 
-MOST_ROWS = 20_000
+MOST_ROWS = 12_500
 MINUTE = 60
 _HOST = ("cpu_percent", "memory_percent")
 _DEVICE = ("utilization_percent", "device_memory_percent")

@@ -113,6 +113,7 @@ class BrandAdmin(PagedAdmin, LogoAdmin):
     def page_context(self, request: HttpRequest, row: Brand) -> dict[str, Any]:
         own = Card.objects.filter(brand=row) if request.user.has_perm("inventory.view_card") else Card.objects.none()
         return {
+            "live_seconds": 30,
             "logo": _logo(row),
             "compare_url": reverse("admin:inventory_card_compare"),
             "events": events_about(request.user, row),

@@ -71,6 +71,7 @@ class HistoryCard {
       if (series.length) chart.show({ ...frame, series });
       this.all.push(...series);
     }
+    this.card.classList.toggle("is-empty", this.all.length === 0);
     this.table.hidden = this.all.length === 0;
     this.status.textContent = this.all.length ? "" : this.words.empty;
     this.fillTable();
