@@ -67,6 +67,7 @@ IDLE_CONNECTION_SECONDS = 75.0
 CONNECTIONS = 256
 RESTART_HISTORY = 10
 SPARE_SHIM_AFTER = 0.01  # seconds without a request
+CHILD_FILES = 1024  # more than a shim ever has open
 QUICK_END_WITHIN = 0.02
 LOOK_FOR_OTHERS_AFTER = 0.01  # seconds that a tree has to end at the group's SIGTERM alone
 UNKNOWN = "unknown"
@@ -106,13 +107,14 @@ def write_file(path: str, data: bytes, durable: bool, folder_later: bool = False
     then a power cut may bring the old content back. Raises OSError.
     """
     temporary = "%s.%d.%d.tmp" % (path, os.getpid(), threading.get_ident())
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
     try:
-        with open(fd, "wb") as file:
-            file.write(data)
+        try:
+            write_all(fd, data)
             if durable:
-                file.flush()
-                os.fsync(file.fileno())
+                os.fsync(fd)
+        finally:
+            os.close(fd)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -120,6 +122,39 @@ def write_file(path: str, data: bytes, durable: bool, folder_later: bool = False
         raise
     if durable and not folder_later:
         sync_folder(os.path.dirname(path))
+
+
+def hold(path: str) -> int:
+    """Open what is about to be replaced, -1 where there is nothing.
+
+    Its space is freed when this is closed, which takes as long as to write a file: later, when nobody waits for it.
+    """
+    try:
+        return os.open(path, os.O_RDONLY) if os.name != "nt" else -1
+    except OSError:
+        return -1
+
+
+def let_go(fd: int) -> None:
+    """Close what `hold` opened."""
+    if fd >= 0:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, however many calls it takes; for a small file much faster than `open`, as `read_all`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_all(path: str) -> bytes:
+    """Return what a file holds."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        return b"".join(iter(lambda: os.read(fd, READ_BYTES), b""))
+    finally:
+        os.close(fd)
 
 
 def sync_folder(path: str) -> None:
@@ -145,8 +180,7 @@ class Unreadable(Exception):
 def read_json(path: str) -> Json | None:
     """Return the object in `path`, None where there is no such file; raise Unreadable for anything else."""
     try:
-        with open(path, "rb") as file:
-            document = json.loads(file.read().decode())
+        document = json.loads(read_all(path).decode())
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -527,19 +561,16 @@ class LogWriter:
 
 
 class Shim:
-    """Runs in a process of its own, single-threaded. `run` starts the command, `adopt` takes over a live one.
+    """Runs in a process of its own, single-threaded. It starts the command, or adopts: takes over a live one.
 
     SIGTERM asks it to stop the whole tree: stop command, SIGTERM, grace, SIGKILL. It ends when the tree is
     gone and the log is drained; `exit.json` is written as soon as the exit is known.
     """
 
-    def __init__(self, request: Json, boot_id: str, tell: Callable[[Json], None]) -> None:
-        self.folder: str = request["folder"]
-        self.run_id: str = request["run"]
-        self.mark: str = request["mark"]
-        self.cgroup: str | None = request.get("cgroup")
+    def __init__(self, boot_id: str) -> None:
+        """Get everything ready that needs no request, so that a spare shim has it behind it."""
         self.boot_id = boot_id
-        self.tell = tell
+        self.identity = identify(os.getpid(), boot_id)
         self.leader: Identity | None = None
         self.is_parent = False
         self.leader_ended = False
@@ -548,12 +579,47 @@ class Shim:
         self.stop_asked = False
         self.stop_command_pid = 0
         self.leader_fd = -1
+        self.listen_for_signals()
+        self.child: Child | None = None
 
     # Beginning
 
-    def main(self, adopt: bool) -> None:
+    def fork_ahead(self) -> None:
+        """Have the process that becomes the command forked before anybody waits for it."""
+        become_subreaper()
+        self.child = Child(self.boot_id)
+
+    def rehearse(self) -> None:
+        """Do what a start does, where nothing can come of it.
+
+        A forked process copies each page of memory when it first writes there; a quarter of a start went into that.
+        """
+        request = json.loads(json.dumps({"folder": os.devnull, "run": "", "mark": "", "cgroup": None}))
+        self.take_up(request, lambda message: None)
+        for step in (
+            self.take_lock,
+            lambda: self.wanted(adopt=True),
+            self.open_output,
+            lambda: write_json(self.path("process.json"), request, durable=False),
+        ):
+            with contextlib.suppress(OSError):
+                step()
+
+    def take_up(self, request: Json, tell: Callable[[Json], None]) -> None:
+        """Know whose shim this is."""
+        self.folder: str = request["folder"]
+        self.run_id: str = request["run"]
+        self.mark: str = request["mark"]
+        self.cgroup: str | None = request.get("cgroup")
+        self.tell = tell
+
+    def main(self, request: Json, tell: Callable[[Json], None]) -> None:
         """Do the whole life of a shim."""
-        self.listen_for_signals()
+        signal.signal(signal.SIGTERM, self.on_stop)
+        self.take_up(request, tell)
+        adopt = request["adopt"]
+        if adopt and self.child:
+            self.child.dismiss()
         if not self.take_lock():
             self.tell({"event": "busy"})
             return
@@ -584,13 +650,12 @@ class Shim:
             return {"run": self.run_id, "spec": {}}
 
     def listen_for_signals(self) -> None:
-        """Turn SIGCHLD and SIGTERM into bytes on a pipe, so that one poll waits for everything."""
+        """Turn SIGCHLD and, later, SIGTERM into bytes on a pipe, so that one poll waits for everything."""
         self.wake_read, wake_write = os.pipe()
         os.set_blocking(self.wake_read, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self.on_stop)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(number, signal.SIG_IGN)
 
@@ -627,8 +692,7 @@ class Shim:
     def start_process(self, document: Json) -> bool:
         """Start the command once: False when this run was started before.
 
-        The child waits at a gate until its identity is on disk. If this shim is killed before, the gate
-        closes and the child ends without having run anything.
+        The child waits at its gate until its identity is on disk.
         """
         try:
             known = read_json(self.path("process.json"))
@@ -637,24 +701,29 @@ class Shim:
             self.signal_tree(signal.SIGKILL)  # an earlier run may live that nobody can name any more
         if known and known.get("run") == self.run_id:
             return False
-        become_subreaper()
+        if self.child is None or self.child.has_ended():
+            self.fork_ahead()
+        assert self.child is not None
         self.is_parent = True
-        gate_read, gate_write = os.pipe()
-        pid = self.fork_command(self.spec["command"], gate_read)
-        os.close(gate_read)
-        self.enter_cgroup(pid)
-        # A child killed at once has no start time where only live processes have one.
-        self.leader = identify(pid, self.boot_id) or Identity(pid, "", self.boot_id)
+        self.leader = self.child.identity
+        self.enter_cgroup(self.leader.pid)
         record = self.process_record(document, iso_now(), time.monotonic())
+        replaced = hold(self.path("process.json"))
         write_json(self.path("process.json"), record, durable=False)
-        os.write(gate_write, b"g")
-        os.close(gate_write)
-        self.tell({"event": "started", "process": record})
+        self.tell({"event": "started", "process": record})  # somebody waits for it
+        self.child.become(self.spec["command"], self.spec, self.mark, self.fifo_path)
+        let_go(replaced)
+        with contextlib.suppress(
+            OSError
+        ):  # of an earlier run: to replace it would only delay the news of this one's end
+            os.unlink(self.path("exit.json"))
         return True
 
     def enter_cgroup(self, pid: int) -> None:
         """Put the child that waits at the gate into its cgroup; it runs without one, but not without its limit."""
         limit = (self.spec.get("limits") or {}).get("memory_bytes")
+        if self.cgroup is None and not limit:
+            return
         try:
             if self.cgroup is None:
                 raise OSError(errno.ENOENT, "no cgroup can be used any more")
@@ -690,7 +759,7 @@ class Shim:
             "run": self.run_id,
             "generation": document.get("generation"),
             "process": self.leader,
-            "shim": identify(os.getpid(), self.boot_id),
+            "shim": self.identity,
             "started_at": started_at,
             "started_monotonic": started_monotonic,
             "log_start": self.log.first + self.log.length,
@@ -707,7 +776,7 @@ class Shim:
             self.leader_ended = ended.get("run") == self.run_id
         self.leader = identity_from(record.get("process"))
         self.cgroup = record.get("cgroup")
-        record["shim"] = identify(os.getpid(), self.boot_id)
+        record["shim"] = self.identity
         # A full disk must not keep the process without a reader; the agent is told all the same.
         with contextlib.suppress(OSError):
             write_json(self.path("process.json"), record, durable=False)
@@ -716,25 +785,6 @@ class Shim:
                 self.leader_fd = open_pidfd(self.leader.pid)
         self.tell({"event": "started", "process": record})
         return True
-
-    def fork_command(self, command: str, gate: int) -> int:
-        """Fork a child that runs `command` in its own session once `gate` gives a byte; return its PID."""
-        output = os.open(self.fifo_path, os.O_RDWR)
-        # Held back over the fork: our own handler in the child would swallow a stop that comes early.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setsid()
-                restore_signals()
-                if gate >= 0 and os.read(gate, 1) != b"g":
-                    os._exit(127)
-                run_command(command, self.spec, self.mark, output)
-            finally:
-                os._exit(127)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        os.close(output)
-        return pid
 
     # Life
 
@@ -804,7 +854,9 @@ class Shim:
         command = self.spec.get("stop_command")
         if not command:
             return 0.0
-        self.stop_command_pid = self.fork_command(command, -1)
+        child = Child(self.boot_id)
+        child.become(command, self.spec, self.mark, self.fifo_path)
+        self.stop_command_pid = child.identity.pid
         return STOP_COMMAND_LIMIT
 
     def notice_exit(self) -> None:
@@ -947,6 +999,50 @@ class Shim:
         return False
 
 
+class Child:
+    """A forked process in a session of its own that waits at a gate, and becomes the command once it is told which.
+
+    If the shim dies before that, the gate closes and the child ends without having run anything.
+    """
+
+    def __init__(self, boot_id: str) -> None:
+        gate, self.gate = os.pipe()
+        # Held back over the fork: the shim's own handler in the child would swallow a stop that comes early.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setsid()
+                restore_signals()
+                # Else it would hold open its own gate, and what tells others that the shim or the spawner died.
+                os.closerange(3, gate)
+                os.closerange(gate + 1, CHILD_FILES)
+                with open(gate, "rb") as file:
+                    orders = file.readline()
+                if orders.endswith(b"\n"):  # else the shim died
+                    run_command(**json.loads(orders.decode()))
+            finally:
+                os._exit(127)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.close(gate)
+        # One killed at once has no start time where only live processes have one.
+        self.identity = identify(pid, boot_id) or Identity(pid, "", boot_id)
+
+    def has_ended(self) -> bool:
+        """Tell, before it is told anything, whether it is gone already."""
+        return os.waitpid(self.identity.pid, os.WNOHANG)[0] != 0
+
+    def become(self, command: str, spec: Json, mark: str, output: str) -> None:
+        """Open the gate."""
+        orders = {"command": command, "spec": spec, "mark": mark, "output": output}
+        with contextlib.suppress(BrokenPipeError), open(self.gate, "wb") as gate:  # killed: an end as any other
+            gate.write(json.dumps(orders).encode() + b"\n")
+
+    def dismiss(self) -> None:
+        """Have it end: there is nothing for it to run."""
+        os.close(self.gate)
+
+
 def exit_code_of(status: int) -> int:
     """Return the exit code a shell would show for a wait status."""
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
@@ -984,12 +1080,13 @@ def restore_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def run_command(command: str, spec: Json, mark: str, output: int) -> None:
-    """Turn this freshly forked child into the command; what fails is said in the log. Never returns."""
+def run_command(command: str, spec: Json, mark: str, output: str) -> None:
+    """Turn this child into the command, which writes to the FIFO `output`; what fails is said there. Never returns."""
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        fifo = os.open(output, os.O_RDWR)
+        os.dup2(fifo, 1)
+        os.dup2(fifo, 2)
         environment = dict(os.environ)
         files = (spec.get("limits") or {}).get("open_files")
         if files:
@@ -1054,58 +1151,57 @@ def spawner_main(fd: int) -> None:
     gc.disable()
     gc.freeze()
     boot_id = read_boot_id()
-    buffered = b""
-    spare: socket.socket | None = None
     while True:
         # A spare is forked in a quiet moment: it would only be in the way of the shims just asked for.
-        if spare is None and not select.select([link], [], [], SPARE_SHIM_AFTER)[0]:
-            spare = fork_spare(boot_id, link)
-        data = link.recv(READ_BYTES)
-        if not data:
+        is_quiet = not select.select([link], [], [], SPARE_SHIM_AFTER)[0]
+        if is_quiet and spare_answers(boot_id, link):
+            continue
+        line = read_line(link)
+        if line is None:
             return
-        buffered += data
-        while b"\n" in buffered:
-            line, buffered = buffered.split(b"\n", 1)
-            if spare is None or not hand_over(spare, line):
-                fork_shim(json.loads(line.decode()), boot_id, link)
-            spare = None
+        fork_shim(json.loads(line.decode()), boot_id, link)
 
 
-def fork_spare(boot_id: str, link: socket.socket) -> socket.socket | None:
-    """Fork a shim that waits for its request, so that the next start need not wait for a fork."""
-    ours, theirs = socket.socketpair()
+def spare_answers(boot_id: str, link: socket.socket) -> bool:
+    """Fork a shim that itself waits for the next request, so that this one need not wait for a fork.
+
+    Return when it has taken one: only one process at a time reads the requests. False when it ended without; then no
+    other is forked before there is a request, or where processes are short one would follow the other.
+    """
+    ours, theirs = os.pipe()
     try:
         pid = os.fork()
     except OSError:
-        ours.close()
-        theirs.close()
-        return None
+        pid = -1
     if pid == 0:
         try:
-            ours.close()
+            os.close(ours)
             detach()
-            line = b""
-            while not line.endswith(b"\n"):
-                data = theirs.recv(READ_BYTES)
-                if not data:
-                    return None  # the spawner ended
-                line += data
-            theirs.close()
-            shim_main(json.loads(line.decode()), boot_id, link)
+            shim = Shim(boot_id)
+            shim.fork_ahead()
+            shim.rehearse()
+            line = read_line(link)
+            if line is not None:  # else the agent ended
+                with contextlib.suppress(BrokenPipeError):  # the spawner ended; there is still one for this request
+                    os.write(theirs, b"t")
+                os.close(theirs)
+                shim_main(json.loads(line.decode()), boot_id, link, shim)
         finally:
             os._exit(0)
-    theirs.close()
-    return ours
+    os.close(theirs)
+    with open(ours, "rb") as file:
+        return file.read(1) == b"t"
 
 
-def hand_over(spare: socket.socket, line: bytes) -> bool:
-    """Give a request to the spare shim; False when that one is gone."""
-    with spare:
-        try:
-            spare.sendall(line + b"\n")
-            return True
-        except OSError:
-            return False
+def read_line(link: socket.socket) -> bytes | None:
+    """Take one line from `link` and leave what follows to others; None when the other end is gone."""
+    line = b""
+    while not line.endswith(b"\n"):
+        seen = link.recv(READ_BYTES, socket.MSG_PEEK)
+        if not seen:
+            return None
+        line += link.recv(seen.find(b"\n") + 1 or len(seen))
+    return line
 
 
 def fork_shim(request: Json, boot_id: str, link: socket.socket) -> None:
@@ -1140,7 +1236,7 @@ def detach() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def shim_main(request: Json, boot_id: str, link: socket.socket) -> None:
+def shim_main(request: Json, boot_id: str, link: socket.socket, spare: Shim | None = None) -> None:
     """Be the shim that `request` asks for."""
     told = []
 
@@ -1150,7 +1246,7 @@ def shim_main(request: Json, boot_id: str, link: socket.socket) -> None:
         link.close()  # a shim holds nothing of the agent's, or the agent's end would not be seen
 
     try:
-        Shim(request, boot_id, tell_once).main(request["adopt"])
+        (spare or Shim(boot_id)).main(request, tell_once)
     except Exception as error:  # noqa: BLE001 - the last chance to say why there is no process
         if not told:
             tell_agent(
@@ -1593,6 +1689,7 @@ class Instance:
         self.intent_boot_id = ""
         self.port_taken = False
         self.verdict: str | None = None  # why we ended it ourselves
+        self.replaced = -1  # the file that the latest save took the place of
         # What is observed
         self.broken: str | None = None  # a state file that cannot be read
         self.phase = "stopped"
@@ -1662,9 +1759,12 @@ class Instance:
             "verdict": self.verdict,
         }
         try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self.folder):
+                os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            self.replaced = hold(self.path("instance.json")) if folder_later else -1
             write_json(self.path("instance.json"), document, durable=True, folder_later=folder_later)
         except OSError as error:
+            self.let_go()
             message = "The agent could not write its state directory (%s); nothing was changed." % error.strerror
             raise ApiError(500, "state_not_writable", message) from error
 
@@ -1674,6 +1774,12 @@ class Instance:
             sync_folder(self.folder)
         except OSError as error:  # the file itself is on disk: too late, and no reason, to undo what it says
             log("instance.sync_failed key=%s: %s" % (self.key, error))
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Have the space freed that the earlier file took."""
+        let_go(self.replaced)
+        self.replaced = -1
 
     def load(self) -> None:
         """Read what is wanted back from disk; raise Unreadable."""
@@ -3566,9 +3672,11 @@ class Agent:
             ended = read_json(instance.path("exit.json"))
             self.settle_by(instance, process, ended)
         except Unreadable as error:
-            if instance.broken is None:
-                instance.broken = "A record of its process cannot be read: %s." % error
-            self.fail_broken(instance)
+            if instance.broken is None and instance.intent_boot_id != self.boot_id:
+                self.lost_to_reboot(instance)  # a power cut tears what was not synced, and leaves no process
+            else:
+                instance.broken = instance.broken or "A record of its process cannot be read: %s." % error
+                self.fail_broken(instance)
         self.changed.notify_all()
 
     def settle_by(self, instance: Instance, process: Json | None, ended: Json | None) -> None:
@@ -3681,7 +3789,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 write_file(instance.path("stop"), b"", durable=False)
         elif instance.shim and not instance.stop_told:
-            instance.stop_told = send_signal(instance.shim, signal.SIGTERM, self.boot_id)
+            instance.stop_told = self.watcher.signal_shim(instance, signal.SIGTERM)
 
     def finish(self, instance: Instance, code: Any, finished_at: str | None, ended: Json) -> None:
         """Note the end of a run."""
@@ -3928,6 +4036,15 @@ class Watcher:
 
                 self.selector.register(instance.shim_fd, selectors.EVENT_READ, ended)
         self.wake()
+
+    def signal_shim(self, instance: Instance, number: int) -> bool:
+        """Signal its shim and no other process: False when that does not run any more."""
+        if instance.shim is None or instance.shim_fd < 0:
+            return instance.shim is not None and send_signal(instance.shim, number, self.agent.boot_id)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(instance.shim_fd, number)  # type: ignore[attr-defined, unused-ignore]
+            return True
+        return False
 
     def leave(self, instance: Instance) -> None:
         """Follow this instance no longer."""

@@ -54,6 +54,7 @@ __all__ = [
     "DropdownFilter",
     "ModelAdmin",
     "MonoTextarea",
+    "PageChangeList",
     "PagedAdmin",
     "RecordAdmin",
     "RelatedDropdownFilter",
@@ -191,8 +192,7 @@ class PageChangeList(ChangeList):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        if not self.is_popup:  # called by what it lists, not by what is to be done with it
-            self.title = str(self.model_admin.list_title or capfirst(self.opts.verbose_name_plural))
+        self.title = str(self.model_admin.list_title or capfirst(self.opts.verbose_name_plural))
 
     def _get_default_ordering(self) -> Sequence[str]:
         return self.model_admin.list_ordering or super()._get_default_ordering()
@@ -254,8 +254,7 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if request.method == "POST":
             self.refuse_foreign_action(request)
-        own = {"empty_text": self.empty_text, "csv_url": self.csv_url(request)}
-        return super().changelist_view(request, own | (extra_context or {}))
+        return super().changelist_view(request, extra_context)
 
     # The timeline is the one record of what was done; Django's own log stays empty.
 
@@ -298,6 +297,7 @@ class PagedAdmin(BaseAdmin):
             "edit_url": self._edit_url(request, row),
             "parts": extras.parts(self.opts.label_lower, request, row),
             "live_seconds": 5,
+            "frame": "pages/live.html" if request.headers.get("X-Live") else "admin/base_site.html",
             **self.page_context(request, row),
         }
         return TemplateResponse(request, self.page_template or "pages/object.html", context)

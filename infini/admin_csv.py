@@ -29,6 +29,10 @@ class CsvAdmin:
         view = self.admin_site.admin_view(self.csv_view)
         return [path("csv/", view, name=f"{self.opts.app_label}_{self.opts.model_name}_csv"), *urls]
 
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        shown = {"csv_url": self.csv_url(request), **(extra_context or {})}
+        return super().changelist_view(request, shown)  # type: ignore[misc]
+
     def csv_view(self, request: HttpRequest) -> HttpResponseBase:
         """The list as it is filtered and sorted, all its pages, as a file."""
         if not self.has_view_permission(request):  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,12 @@ def spare_shim(agent: RealAgent) -> int:
     return wait_until(lambda: children_of(spawners[0]))[0]
 
 
+def waiting_child(agent: RealAgent) -> int:
+    """Return the PID of what the spare shim has forked, to become the command."""
+    spare = spare_shim(agent)
+    return wait_until(lambda: children_of(spare))[0]
+
+
 def test_kill_9_of_the_spare_shim_is_mended(agent: RealAgent) -> None:
     os.kill(spare_shim(agent), signal.SIGKILL)
     for key in ("a", "b"):
@@ -184,6 +191,47 @@ def test_the_spare_shim_becomes_the_next_one(agent: RealAgent) -> None:
     spare = spare_shim(agent)
     agent.deploy("a", "sleep 600")
     assert agent.shim_pid("a") == spare
+
+
+def test_the_child_of_the_spare_shim_becomes_the_command(agent: RealAgent) -> None:
+    """However much it has to be told."""
+    child = waiting_child(agent)
+    env = {name: name * 100_000 for name in "ABC"}
+    assert agent.deploy("a", "echo $A$B$C | wc -c; exec sleep 600", env=env)["pid"] == child
+    wait_until(lambda: agent.status("a")["log_tail"] == ["300001"])
+
+
+def test_the_child_of_the_spare_shim_ends_with_the_agent(agent: RealAgent) -> None:
+    child = waiting_child(agent)
+    agent.kill9()
+    wait_until(lambda: not is_running(child))
+
+
+def test_kill_9_of_the_child_of_the_spare_shim_is_mended(agent: RealAgent) -> None:
+    spare, child = spare_shim(agent), waiting_child(agent)
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: not is_running(child))
+    assert is_running(agent.deploy("a", "exec sleep 600")["pid"])
+    assert agent.shim_pid("a") == spare
+    agent.wait_for_phase("a", "running")
+
+
+def test_a_spare_shim_that_outlives_its_spawner_answers_one_request(agent: RealAgent) -> None:
+    spare = spare_shim(agent)
+    kill_all_spawners(agent)
+    began = time.monotonic()
+    for key in ("a", "b", "c"):
+        assert is_running(agent.deploy(key, "exec sleep 600")["pid"])
+    assert time.monotonic() - began < 3
+    assert agent.shim_pid("a") == spare
+
+
+def test_a_sigterm_for_the_spare_shim_stops_nothing_later(agent: RealAgent) -> None:
+    spare = spare_shim(agent)
+    os.kill(spare, signal.SIGTERM)
+    wait_until(lambda: not is_running(spare))
+    agent.deploy("a", "exec sleep 600")
+    agent.wait_for_phase("a", "running")
 
 
 # The shim dies
@@ -410,6 +458,39 @@ def test_a_damaged_record_does_not_end_the_agent(agent: RealAgent, name: str) ->
     assert "cannot be read" in answer["reason"]
     assert agent.deploy("a", "sleep 600")["pid"]
     agent.wait_for_phase("a", "running")
+
+
+@pytest.mark.parametrize("name", ["process.json", "exit.json"])
+@pytest.mark.parametrize(("restart", "phase"), [("never", "failed"), ("always", "running")])
+def test_a_record_that_a_power_cut_tore_counts_as_the_reboot(
+    agent: RealAgent, name: str, restart: str, phase: str
+) -> None:
+    agent.deploy("a", "exec sleep 600", restart=restart)
+    agent.deploy("stopped", "exec sleep 600", restart=restart)
+    agent.request("POST", "/service/stopped/stop")
+    agent.kill9()
+    record = agent.record("a")
+    for pid in (record["shim"][0], record["process"][0]):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(record["process"][0]))
+    for key in ("a", "stopped"):
+        edit(agent, key, "instance.json", boot_id="old")
+        (agent.state_dir / "instances" / key / name).write_bytes(b"")
+    agent.start()
+    assert (agent.status("stopped")["phase"], agent.status("stopped")["exit_code"]) == ("stopped", "unknown")
+    answer = agent.wait_for_phase("a", phase)
+    assert "rebooted" in (answer["reason"] or answer["restart_history"][0]["reason"])
+
+
+def test_the_exit_of_an_earlier_run_is_gone_with_the_next(agent: RealAgent) -> None:
+    agent.deploy("a", "exit 3")
+    agent.wait_for_phase("a", "failed")
+    agent.deploy("a", "exec sleep 600")
+    wait_until(lambda: not (agent.state_dir / "instances" / "a" / "exit.json").exists())
+    agent.kill9()
+    agent.start()
+    answer = agent.wait_for_phase("a", "running")
+    assert answer["exit_code"] is None
 
 
 def test_a_lost_process_record_never_leads_to_two_processes(agent: RealAgent) -> None:
