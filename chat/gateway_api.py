@@ -1,12 +1,11 @@
 """Endpoints, traffic rules and usage over HTTP."""
 
-import csv
-from collections.abc import Iterator
 from datetime import date, timedelta
+from operator import itemgetter
 from typing import Any
 
 from django.db.models import BooleanField, ExpressionWrapper, Q
-from django.http import Http404, StreamingHttpResponse
+from django.http import Http404, HttpRequest, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -18,14 +17,16 @@ from rest_framework.views import APIView
 from chat import usage
 from chat.endpoints import checked_endpoint
 from chat.models import Endpoint, TrafficRule
+from chat.usage import SEE_ALL
+from chat.usage_history import usage_history
 from deployments.models import Service
 from infini import records
 from infini.access import LOGGED_IN, crud_needs
 from infini.api import SecretField, VersionedSerializer
+from infini.csv_export import CsvColumn, csv_response
 from infini.errors import Invalid
 from inventory.models import AIModel
 
-SEE_ALL = "chat.see_all_usage"
 DAYS_MOST = 3660
 _TRAFFIC = [
     *("sticky", "concurrency", "queue", "queue_seconds"),
@@ -146,12 +147,52 @@ class UsageView(APIView):
         user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
         rows = usage.summed_by(group, first=first, last=last, user_id=user_id)
         if request.query_params.get("format") == "csv":
-            return as_csv(rows, f"usage-by-{group}-{first}-{last}.csv")
+            return as_csv(request._request, rows, f"usage-by-{group}-{first}-{last}.csv", mark=False)
         return Response(rows, headers={"X-Total-Count": str(len(rows))})
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
         """``format`` is ours: DRF would take it for the name of a renderer."""
         return super().perform_content_negotiation(request, force=True)
+
+
+class UsageLineSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    unit = serializers.CharField()
+    device = serializers.CharField(allow_null=True, help_text="Always null; lines of devices have one.")
+    values = serializers.ListField(child=serializers.FloatField())
+
+
+class UsageHistorySerializer(serializers.Serializer):
+    step_seconds = serializers.IntegerField()
+    series = UsageLineSerializer(many=True)
+
+    def get_fields(self) -> dict[str, Any]:
+        """``from`` is a word of the language, so it cannot be written above."""
+        begin, end = serializers.DateTimeField(source="begin"), serializers.DateTimeField(source="end")
+        return {"from": begin, "to": end, **super().get_fields()}
+
+
+class UsageSpanSerializer(serializers.Serializer):
+    to = serializers.DateTimeField(required=False)
+
+    def get_fields(self) -> dict[str, Any]:
+        return {"from": serializers.DateTimeField(required=False), **super().get_fields()}
+
+
+class UsageHistoryView(APIView):
+    """Requests and tokens a minute: the caller's own, or everybody's with ``chat.see_all_usage``."""
+
+    needs = {"GET": LOGGED_IN}
+
+    @extend_schema(parameters=[UsageSpanSerializer], responses={200: UsageHistorySerializer})
+    def get(self, request: Request) -> Response:
+        """Value n of a series is the mean a minute in the step that begins n times ``step_seconds`` after ``from``."""
+        span = UsageSpanSerializer(data=request.query_params)
+        span.is_valid(raise_exception=True)
+        asked = span.validated_data
+        user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
+        found = usage_history(asked.get("from"), asked.get("to"), user_id=user_id)
+        return Response(UsageHistorySerializer(found).data)
 
 
 def period_of(given: Any) -> tuple[str, date, date]:
@@ -176,26 +217,7 @@ def _day(given: Any, name: str) -> date | None:
         raise Invalid(f"{name} must be a day such as 2026-11-30.", fields={name: ["Not a day."]}) from None
 
 
-def as_csv(rows: list[dict[str, Any]], filename: str) -> StreamingHttpResponse:
-    """The rows as a file. A name that a spreadsheet would take for a formula is written as text."""
-    response = StreamingHttpResponse(_csv_lines(rows), content_type="text/csv; charset=utf-8")
-    response["Content-Disposition"] = f'attachment; filename="{filename}"'
-    response["Cache-Control"] = "no-store"
-    return response
-
-
-class _Line:
-    def write(self, text: str) -> str:
-        return text
-
-
-def _csv_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    writer = csv.writer(_Line())
-    if rows:
-        yield writer.writerow(list(rows[0]))
-    for row in rows:
-        yield writer.writerow([_harmless(value) for value in row.values()])
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+def as_csv(request: HttpRequest, rows: list[dict[str, Any]], filename: str, *, mark: bool) -> StreamingHttpResponse:
+    """The rows as a file; ``mark`` for those who open it in a spreadsheet."""
+    columns = [CsvColumn(name, itemgetter(name)) for name in (rows[0] if rows else ())]
+    return csv_response(request, filename, columns, rows, mark=mark)

@@ -4,7 +4,7 @@ from django.urls import path
 
 from chat import conversation_api
 from chat.api import ChatHistoryView
-from chat.gateway_api import EndpointDetail, EndpointList, ServiceTraffic, UsageView
+from chat.gateway_api import EndpointDetail, EndpointList, ServiceTraffic, UsageHistoryView, UsageView
 from chat.pages import chat_page, compare_page, conversation_page, service_chat
 from chat.usage_page import usage_page
 from infini.api import either_slash
@@ -14,6 +14,7 @@ urlpatterns = [
     either_slash("api/endpoints/<id>", EndpointDetail.as_view(), "endpoint"),
     either_slash("api/services/<id>/traffic", ServiceTraffic.as_view(), "service-traffic"),
     either_slash("api/usage", UsageView.as_view(), "usage"),
+    either_slash("api/usage/history", UsageHistoryView.as_view(), "usage-history"),
     path("admin/chat/usage/", usage_page, name="usage_page"),
     either_slash("api/services/<id>/chat", ChatHistoryView.as_view(), "chat_history"),
     either_slash("api/chat/services", conversation_api.ServiceChoicesView.as_view(), "chat_services"),

@@ -11,6 +11,7 @@ from django.utils import timezone
 from chat.models import Outcome, Usage, UsageDay
 from infini.models import ApiKey
 
+SEE_ALL = "chat.see_all_usage"  # who has it sees everybody's; others see their own
 _KEY = ("day", "user_id", "key_id", "service_id", "endpoint_id", "model")
 _NAMES = ("user_name", "key_name", "service_name")
 _SUMS = (

@@ -14,8 +14,9 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_safe
 
 from chat import usage
-from chat.gateway_api import SEE_ALL, as_csv, period_of
+from chat.gateway_api import as_csv, period_of
 from chat.models import Usage
+from chat.usage import SEE_ALL
 from infini.errors import Invalid
 
 LAST_REQUESTS = 25
@@ -37,7 +38,7 @@ def usage_page(request: HttpRequest) -> HttpResponseBase:
     user_id = None if see_all else request.user.pk
     rows = usage.summed_by(group, first=first, last=last, user_id=user_id)
     if "csv" in request.GET and not problem:
-        return as_csv(rows, f"usage-by-{group}-{first}-{last}.csv")
+        return as_csv(request, rows, f"usage-by-{group}-{first}-{last}.csv", mark=True)
     days = usage.summed_by("day", first=first, last=last, user_id=user_id)
     context = {
         **admin.site.each_context(request),

@@ -3,15 +3,17 @@
 from collections import Counter
 from typing import Any
 
-from django.db.models import Count, Prefetch, Q
+from django.db.models import Count, Max, Prefetch, Q
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation, Placement, Service
+from deployments.overview_devices import fleet_devices
 from deployments.phases import OPEN_STATES, Phase, Wanted
 from deployments.reconcile import braked
-from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
+from deployments.shown import WRONG, Standing, count_standings, rank_of, service_chip, with_standing
 from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
@@ -23,9 +25,15 @@ def overview(request: HttpRequest) -> Section:
     if not request.user.has_perm("deployments.view_service"):
         return Section()
     ranked = with_standing(Service.objects.all())
-    by_standing = Counter(standing_of(service) for service in ranked.only("pk"))
+    by_standing = count_standings(ranked)
     problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
-    return Section(tiles=_tiles(by_standing), problems=[*_brake(), *problems], steps=_steps(request, by_standing))
+    devices = fleet_devices() if request.user.has_perm("inventory.view_device") else None
+    return Section(
+        tiles=[*_tiles(by_standing), *([devices.tile] if devices else [])],
+        problems=[*_brake(), *problems],
+        steps=_steps(request, by_standing),
+        parts=[("partials/fleet_devices.html", {"devices": devices})] if devices else [],
+    )
 
 
 def badges(user: Any) -> dict[str, Badge]:
@@ -55,6 +63,8 @@ def _tiles(by_standing: Counter[Standing]) -> list[Tile]:
     wrong = sum(by_standing[word] for word in WRONG)
     detail = ", ".join(f"{by_standing[word]} {str(word.label).lower()}" for word in WRONG if by_standing[word])
     open_operations = Operation.objects.filter(state__in=OPEN_STATES).count()
+    instances = _instances_tile(url)
+    told: dict[str, Any] = {"source": instances.source, "at": instances.at}
     operations = f"{reverse('admin:deployments_operation_changelist')}?state=open"
     return [
         Tile(
@@ -63,24 +73,30 @@ def _tiles(by_standing: Counter[Standing]) -> list[Tile]:
             f"{url}?status={Standing.RUNNING}",
             "deployed_code",
             role=GOOD if running else QUIET,
+            **told,
         ),
-        Tile(_("Need you"), str(wrong), f"{url}?status=wrong", "error", detail, BAD if wrong else QUIET),
-        _instances_tile(url),
+        Tile(_("Need you"), str(wrong), f"{url}?status=wrong", "error", detail, BAD if wrong else QUIET, **told),
+        instances,
         Tile(
             _("Operations open"),
             str(open_operations),
             operations,
             "published_with_changes",
             role=BUSY if open_operations else QUIET,
+            source=_("this site's records"),
+            at=timezone.now(),
         ),
     ]
 
 
 def _instances_tile(url: str) -> Tile:
     wanted = Instance.objects.filter(wanted=Wanted.RUNNING)
-    counts = wanted.aggregate(total=Count("pk"), ready=Count("pk", filter=Q(phase=Phase.RUNNING, ready=True)))
+    ready = Count("pk", filter=Q(phase=Phase.RUNNING, ready=True))
+    counts = wanted.aggregate(total=Count("pk"), ready=ready, at=Max("observed_at"))
+    source = _("agents") if counts["at"] else _("no agent has told of one")
     role = GOOD if counts["ready"] else QUIET
-    return Tile(_("Instances ready"), f"{counts['ready']}/{counts['total']}", url, "widgets", role=role)
+    text = f"{counts['ready']}/{counts['total']}"
+    return Tile(_("Instances ready"), text, url, "widgets", role=role, source=source, at=counts["at"])
 
 
 def _problems(ranked: Any) -> list[Problem]:

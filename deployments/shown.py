@@ -1,5 +1,6 @@
 """How services, instances and operations are shown: one vocabulary for lists, pages and the overview."""
 
+from collections import Counter
 from typing import Any
 
 from django.conf import settings
@@ -37,6 +38,11 @@ def rank_of(standing: Standing) -> int:
 def standing_of(service: Any) -> Standing:
     """Expects ``with_standing()``."""
     return _WORST_FIRST[service.rank]
+
+
+def count_standings(ranked: QuerySet) -> Counter[Standing]:
+    """How many stand how, without a row being made of each. Expects ``with_standing()``."""
+    return Counter(_WORST_FIRST[rank] for rank in ranked.order_by().values_list("rank", flat=True))
 
 
 def with_standing(services: QuerySet) -> QuerySet:

@@ -28,6 +28,7 @@ from infini.admin_base import (
     display,
 )
 from infini.admin_verbs import Verb, names_of
+from infini.csv_export import attributes
 from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
 from infini.event_words import event_words
 from infini.models import Event, User
@@ -210,6 +211,9 @@ class EventAdmin(BaseAdmin):
     search_fields = ["kind", "subject_name", "actor_name"]
     search_help_text = _("Search what, subject or actor")
     empty_text = _("Everything that changes is written down here.")
+    csv_columns = attributes(
+        *("id", "at", "kind", "subject_kind", "subject_id", "subject_name", "actor_name", "address", "data")
+    )
 
     def get_urls(self) -> list[Any]:
         back = self.admin_site.admin_view(lambda request, **_kept: HttpResponseRedirect("../../"))

@@ -39,6 +39,7 @@ from unfold.widgets import (
 )
 
 from infini import extras, records
+from infini.admin_csv import CsvAdmin
 from infini.admin_verbs import Verb, VerbsAdmin, names_of
 from infini.display import ABSENT
 from infini.errors import InfiniError, StaleVersion
@@ -189,6 +190,10 @@ class BaseForm(forms.ModelForm):
 class PageChangeList(ChangeList):
     """Rows lead to their object's page, where there is one; the list may be ordered by what it reckons itself."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.title = str(self.model_admin.list_title or capfirst(self.opts.verbose_name_plural))
+
     def _get_default_ordering(self) -> Sequence[str]:
         return self.model_admin.list_ordering or super()._get_default_ordering()
 
@@ -210,7 +215,7 @@ class PageChangeList(ChangeList):
         return super().url_for_result(result)
 
 
-class BaseAdmin(VerbsAdmin, ModelAdmin):
+class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
     """Lists and pages alike; writes nothing by itself."""
 
     list_per_page = 50
@@ -223,6 +228,7 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
     page_template: str | None = None
     list_ordering: Sequence[str] = ()  # unlike ``ordering`` it stays this list's own: filters elsewhere do not take it
     empty_text: Any = ""
+    list_title: Any = ""  # empty: the model's own name in the plural
     find_icon = ""  # set: its objects are found by Ctrl+K, by ``search_fields``
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:

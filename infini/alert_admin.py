@@ -22,6 +22,7 @@ from infini.admin_base import (
 from infini.admin_verbs import Verb, names_of
 from infini.alert_delivery import send_test
 from infini.alert_targets import check_address
+from infini.csv_export import attributes
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Chip, ago, link
 from infini.errors import InfiniError
 from infini.models import Alert, AlertDelivery, AlertKind, AlertState, AlertTarget, DeliveryState, Event
@@ -146,6 +147,10 @@ class AlertAdmin(BaseAdmin):
     search_fields = ["subject_name", "message"]
     search_help_text = _("Search subject or message")
     empty_text = _("Nothing has gone wrong that an alert tells of.")
+    csv_columns = attributes(
+        *("id", "state", "kind", "subject_kind", "subject_id", "subject_name", "message", "opened_at"),
+        *("recovered_at", "ending"),
+    )
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         return rows.annotate(rank=Case(When(state=AlertState.OPEN, then=Value(0)), default=Value(1)))

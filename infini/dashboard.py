@@ -8,7 +8,9 @@ from typing import Any
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
+from infini.charts import HistoryCard
 from infini.display import Chip
+from infini.extras import Part
 from infini.models import Event
 from infini.timeline import visible_events
 
@@ -17,7 +19,7 @@ RECENT_EVENTS = 12
 
 @dataclass(frozen=True)
 class Tile:
-    """One figure; it opens the list it counts."""
+    """One figure; it opens the list it counts. ``source`` and ``at`` say who told it, and when last."""
 
     title: str
     value: str
@@ -25,6 +27,8 @@ class Tile:
     icon: str
     detail: str = ""
     role: str = "quiet"
+    source: str = ""
+    at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Section:
     tiles: list[Tile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    charts: list[HistoryCard] = field(default_factory=list)
 
 
 MakeSection = Callable[[HttpRequest], Section]
@@ -82,6 +88,8 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "problems": problems,
         "steps": steps,
         "steps_open": any(not step.done for step in steps[:-1]),  # the last one opens what the others led to
+        "parts": [part for section in sections for part in section.parts],
+        "charts": [chart for section in sections for chart in section.charts],
         "events": events,
         "may_see_events": may_see_events,
     }

@@ -4,12 +4,14 @@ A page is named by its model's label, ``inventory.server``.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+
+from infini.csv_export import CsvColumn
 
 Part = tuple[str, dict[str, Any]]  # a template and its context
 MakePart = Callable[[HttpRequest, Model], Part | None]
@@ -17,10 +19,14 @@ MakePart = Callable[[HttpRequest, Model], Part | None]
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a list: ``annotate`` adds what ``show`` reads, so that rows cost no queries of their own."""
+    """A column of a list: ``annotate`` adds what ``show`` reads, so that rows cost no queries of their own.
+
+    ``csv`` is what of it goes into the list's file.
+    """
 
     annotate: Callable[[QuerySet], QuerySet]
     show: Callable[[Any], Any]
+    csv: Sequence[CsvColumn] = ()
 
 
 _parts: dict[str, list[MakePart]] = defaultdict(list)

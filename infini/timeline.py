@@ -35,7 +35,7 @@ FACT_MAX_CHARS = 120
 # Of no use to a reader, or said by the words already.
 _UNSAID = ("id", "version", "operation", "from", "to")
 PERMISSION = "infini.view_event"
-_WITH_PAGE = ("server", "service", "operation", "alerttarget", "task", "run")
+_WITH_PAGE = ("brand", "server", "service", "operation", "alerttarget", "task", "run")
 
 
 def visible_events(user: Any) -> QuerySet[Event]:

@@ -22,6 +22,7 @@ from infini.errors import Invalid, NotFound
 from infini.models import Versioned
 from inventory import catalogue, uploads
 from inventory.checks import check_servers
+from inventory.fleet_history import fleet_history
 from inventory.history import history_of
 from inventory.models import AIModel, Brand, Card, Environment, Server
 from inventory.resources import resources_of
@@ -32,6 +33,7 @@ from inventory.serializers import (
     CardSerializer,
     CheckResultSerializer,
     EnvironmentSerializer,
+    FleetHistorySerializer,
     HistorySerializer,
     HistorySpanSerializer,
     HostKeyPinSerializer,
@@ -263,6 +265,21 @@ class ServerHistory(APIView):
         span.is_valid(raise_exception=True)
         asked = span.validated_data
         return Response(HistorySerializer(history_of(server, asked.get("from"), asked.get("to"))).data)
+
+
+class FleetHistoryView(APIView):
+    needs = {"GET": "inventory.view_server"}
+
+    @extend_schema(parameters=[HistorySpanSerializer], responses={200: FleetHistorySerializer})
+    def get(self, request: Request) -> Response:
+        """How the whole fleet did: means of all servers and devices that reported, and how many servers those were.
+
+        Value n of a series is that of the step which begins n times ``step_seconds`` after ``from``; null is a gap.
+        """
+        span = HistorySpanSerializer(data=request.query_params)
+        span.is_valid(raise_exception=True)
+        asked = span.validated_data
+        return Response(FleetHistorySerializer(fleet_history(asked.get("from"), asked.get("to"))).data)
 
 
 class PictureUpload(APIView):

@@ -2,13 +2,12 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.utils import timezone
 
-from infini.errors import Invalid
+from infini.charts import frame_of
 from inventory.models import Device, Sample, Server
 from inventory.samples import DEVICE_FIGURES, HOST_FIGURES, Mean
 
@@ -23,9 +22,6 @@ UNITS = {
     "temperature_celsius": "celsius",
     "power_watts": "watts",
 }
-STEPS_SECONDS = (60, 300, 900, 1800, 3600, 10800, 21600, 86400)
-MOST_POINTS = 400
-DEFAULT_SPAN = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -54,19 +50,8 @@ def history_of(server: Server, begin: datetime | None = None, end: datetime | No
 
     Raises Invalid when the span ends before it begins, or is longer than samples are kept.
     """
-    end = min(end or timezone.now(), timezone.now())
-    begin = begin or end - DEFAULT_SPAN
-    span = end - begin
-    if span <= timedelta(0):
-        raise Invalid("The span ends before it begins.", fields={"from": ["Give a time before that of `to`."]})
-    if span > timedelta(days=settings.SAMPLES_KEEP_DAYS) + DEFAULT_SPAN:
-        text = f"Samples are kept for {settings.SAMPLES_KEEP_DAYS} days; ask for less."
-        raise Invalid(text, fields={"from": [text]})
-    step = _step_for(span)
-    first = int(begin.timestamp()) // step * step
-    count = -(-int(end.timestamp() - first) // step)
-    begin = datetime.fromtimestamp(first, UTC)
-    lines = _lines(server, begin, end, step, count)
+    frame = frame_of(begin, end, longest=timedelta(days=settings.SAMPLES_KEEP_DAYS))
+    lines = _lines(server, frame.begin, frame.end, frame.step, frame.count)
     devices = {
         str(d.pk): {"id": d.pk, "vendor": d.vendor, "index": d.index, "name": d.name}
         for d in Device.objects.filter(server=server)
@@ -77,12 +62,7 @@ def history_of(server: Server, begin: datetime | None = None, end: datetime | No
         for (key, name), values in sorted(lines.items(), key=lambda line: order.get(line[0][0], -1))
         if key in order
     ]
-    return History(server.pk, begin, end, step, series)
-
-
-def _step_for(span: timedelta) -> int:
-    seconds = span.total_seconds()
-    return next((step for step in STEPS_SECONDS if seconds / step < MOST_POINTS), STEPS_SECONDS[-1])
+    return History(server.pk, frame.begin, frame.end, frame.step, series)
 
 
 Lines = dict[tuple[str, str], list[float | None]]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count, Max, Q
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
@@ -13,6 +13,7 @@ from infini.display import BAD, GOOD, QUIET
 from inventory.models import Server
 from inventory.querysets import ServerStatus
 from inventory.shown import offline_reason, server_chip
+from inventory.shown_history import fleet_history
 
 SHOWN = 20
 
@@ -26,9 +27,16 @@ def overview(request: HttpRequest) -> Section:
         online=Count("pk", filter=Q(status=ServerStatus.ONLINE)),
         offline=Count("pk", filter=Q(status=ServerStatus.OFFLINE)),
         agents=Count("pk", filter=~Q(agent_token="") & Q(agent_seen_at__isnull=False)),
+        agent_at=Max("agent_seen_at"),
+        check_at=Max("last_check"),
     )
     offline = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).defer("figures").order_by("name")[:SHOWN]
-    return Section(tiles=_tiles(counts), problems=[_problem(s) for s in offline], steps=_steps(request, counts))
+    return Section(
+        tiles=_tiles(counts),
+        problems=[_problem(s) for s in offline],
+        steps=_steps(request, counts),
+        charts=[fleet_history()] if counts["agents"] else [],
+    )
 
 
 def badges(user: Any) -> dict[str, Badge]:
@@ -40,18 +48,26 @@ def badges(user: Any) -> dict[str, Badge]:
     return {"inventory.server": Badge(silent, DANGER)}
 
 
-def _tiles(counts: dict[str, int]) -> list[Tile]:
+def _tiles(counts: dict[str, Any]) -> list[Tile]:
     url = reverse("admin:inventory_server_changelist")
     off = counts["offline"]
+    heard = max((at for at in (counts["agent_at"], counts["check_at"]) if at), default=None)
+    told: dict[str, Any] = {"source": _("agents and checks") if heard else _("nothing has answered yet"), "at": heard}
     online = Tile(
         _("Servers online"),
         f"{counts['online']}/{counts['total']}",
         f"{url}?status={ServerStatus.ONLINE}",
         "dns",
         role=GOOD if counts["online"] else QUIET,
+        **told,
     )
     offline = Tile(
-        _("Servers offline"), str(off), f"{url}?status={ServerStatus.OFFLINE}", "cloud_off", role=BAD if off else QUIET
+        _("Servers offline"),
+        str(off),
+        f"{url}?status={ServerStatus.OFFLINE}",
+        "cloud_off",
+        role=BAD if off else QUIET,
+        **told,
     )
     return [online, offline]
 

@@ -216,10 +216,9 @@ class HistorySeriesSerializer(serializers.Serializer):
     values = serializers.ListField(child=serializers.FloatField(allow_null=True))
 
 
-class HistorySerializer(serializers.Serializer):
-    """As ``inventory.history.History``."""
+class LinesSerializer(serializers.Serializer):
+    """Lines over a span, whatever they tell of."""
 
-    server_id = serializers.IntegerField()
     step_seconds = serializers.IntegerField()
     series = HistorySeriesSerializer(many=True)
 
@@ -227,6 +226,18 @@ class HistorySerializer(serializers.Serializer):
         """``from`` is a word of the language, so it cannot be written above."""
         begin, end = serializers.DateTimeField(source="begin"), serializers.DateTimeField(source="end")
         return {"from": begin, "to": end, **super().get_fields()}
+
+
+class HistorySerializer(LinesSerializer):
+    """As ``inventory.history.History``."""
+
+    server_id = serializers.IntegerField()
+
+
+class FleetHistorySerializer(LinesSerializer):
+    """As ``inventory.fleet_history.FleetHistory``."""
+
+    read_every_seconds = serializers.IntegerField(help_text="Of a large fleet only one in so many minutes is read.")
 
 
 class HistorySpanSerializer(serializers.Serializer):

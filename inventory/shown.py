@@ -111,6 +111,18 @@ class Figure:
     detail: str
 
 
+FIGURES = (
+    *("cpu_percent", "memory_percent", "memory_used_bytes", "memory_total_bytes"),
+    *("disk_percent", "disk_used_bytes", "disk_total_bytes"),
+)
+
+
+def figure_of(server: Server, name: str) -> float | None:
+    """The last that was told of one of ``FIGURES``."""
+    value = server.figures.get(name)
+    return value if _is_number(value) else None
+
+
 def cpu(server: Server) -> Bar:
     return _bar(server, _("CPU"), "cpu_percent", CPU_LIMITS)
 

@@ -27,6 +27,7 @@ urlpatterns = [
     either_slash("api/servers/<id>/host-key", api.ServerHostKey.as_view(), "server-host-key"),
     either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
+    either_slash("api/history", api.FleetHistoryView.as_view(), "fleet-history"),
     either_slash("api/servers/<id>/history", api.ServerHistory.as_view(), "server-history"),
     either_slash("api/servers/<id>/agent/install", installation_api.AgentInstall.as_view(), "server-agent-install"),
     either_slash("api/servers/<id>/agent/upgrade", installation_api.AgentUpgrade.as_view(), "server-agent-upgrade"),

@@ -5,6 +5,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from infini.badges import INFO, WARNING, Badge
@@ -24,14 +25,22 @@ def overview(request: HttpRequest) -> Section:
         return Section()
     open_runs = Run.objects.open().count()
     runs_url = f"{reverse('admin:scheduler_run_changelist')}?state=open"
-    tile = Tile(_("Runs open"), str(open_runs), runs_url, "play_circle", role=BUSY if open_runs else QUIET)
+    tile = Tile(
+        _("Runs open"),
+        str(open_runs),
+        runs_url,
+        "play_circle",
+        role=BUSY if open_runs else QUIET,
+        source=_("this site's records"),
+        at=timezone.now(),
+    )
     known: QuerySet[Any] = Task.objects.filter(enabled=True).with_status()
-    wrong = known.filter(status__in=WRONG)
-    return Section(tiles=[tile], problems=[_problem(task) for task in wrong.defer("command")[:SHOWN]])
+    wrong = list(known.filter(status__in=WRONG).defer("command")[:SHOWN])
+    runs = Run.objects.only("reason").in_bulk([task.last_run_id for task in wrong])
+    return Section(tiles=[tile], problems=[_problem(task, runs.get(task.last_run_id)) for task in wrong])
 
 
-def _problem(task: Any) -> Problem:
-    run = Run.objects.filter(pk=task.last_run_id).only("reason").first()
+def _problem(task: Any, run: Run | None) -> Problem:
     url = reverse("admin:scheduler_task_page", args=[task.pk])
     return Problem(task.name, task_chip(task), run.reason if run else "", url, severity=1, since=task.last_at)
 

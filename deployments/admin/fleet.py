@@ -3,6 +3,7 @@ who serves a model, who holds a device.
 """
 
 from typing import Any
+from urllib.parse import quote
 
 from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
@@ -19,8 +20,10 @@ from deployments.shown import instance_chip, phase_chip
 from deployments.unknown import described
 from infini.admin_base import DropdownFilter, display
 from infini.counting import count_of
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, Chip, link, links
 from infini.extras import Column, Part, add_column, add_filter, add_part
+from inventory.models import Device
 
 
 def _with_instances(servers: QuerySet) -> QuerySet:
@@ -73,6 +76,23 @@ def free_chip(device: Any) -> Chip:
     return Chip(gettext("Free"), GOOD, "check_circle", gettext("No instance has reserved it"))
 
 
+def _with_free_devices(brands: QuerySet) -> QuerySet:
+    """Devices are of the brand whose vendor key their agent names."""
+    present = Device.objects.filter(present=True)
+    free = free_devices_of(Device.objects.all(), free=True)
+    return brands.annotate(
+        devices=count_of(present, "vendor", of="vendor"), devices_free=count_of(free, "vendor", of="vendor")
+    )
+
+
+@display(description=_("Devices free"), ordering="devices_free")
+def devices_of_brand(brand: Any) -> SafeString | str:
+    if not brand.vendor or not brand.devices:
+        return ABSENT
+    url = f"{reverse('admin:inventory_device_changelist')}?vendor={quote(brand.vendor)}&free=yes"
+    return link(url, f"{brand.devices_free}/{brand.devices}")
+
+
 class FreeFilter(DropdownFilter):
     title = _("free")
     parameter_name = "free"
@@ -113,8 +133,15 @@ def unknown_part(request: HttpRequest, server: Any) -> Part | None:
     return ("partials/unknown_instances.html", {"rows": rows}) if rows else None
 
 
-add_column("inventory.server", Column(_with_instances, services_ready))
-add_column("inventory.device", Column(_with_holders, holders))
+_HOLDER_CSV = [
+    CsvColumn("free_slots", lambda device: max(0, device.free_slots) if device.present else 0),
+    CsvColumn("services", lambda device: ", ".join(str(c.instance.placement.service) for c in device.claims.all())),
+]
+add_column(
+    "inventory.server", Column(_with_instances, services_ready, attributes("instances_ready", "instances_wanted"))
+)
+add_column("inventory.device", Column(_with_holders, holders, _HOLDER_CSV))
+add_column("inventory.brand", Column(_with_free_devices, devices_of_brand))
 add_filter("inventory.device", FreeFilter)
 add_column("inventory.aimodel", Column(_with_services, services_of_model))
 add_part("inventory.server", server_part)

@@ -16,6 +16,7 @@ from deployments.phases import OPEN_STATES, OperationState, ResultState
 from deployments.shown import operation_chip
 from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PagedAdmin, display
 from infini.counting import count_of
+from infini.csv_export import attributes
 from infini.display import ABSENT, Chip, ago, link
 
 
@@ -40,6 +41,10 @@ class OperationAdmin(PagedAdmin):
     list_select_related = ["service", "by"]
     list_filter = [StateFilter, ("kind", ChoicesDropdownFilter)]
     search_fields = ["service__name", "reason"]
+    csv_columns = attributes(
+        *("id", "kind", "service.name", "state", "result_count", "done_count", "failed_count", "by.username"),
+        *("created_at", "finished_at", "reason"),
+    )
     empty_text = _("Nothing was asked of a service yet. Deploying one shows here what happens on each server.")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

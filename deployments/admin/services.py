@@ -20,10 +20,11 @@ from deployments.admin.preview import preview_urls
 from deployments.admin.revisions import revision_urls
 from deployments.models import Operation, Placement, Service
 from deployments.presets import Preset, presets
-from deployments.shown import WRONG, Standing, rank_of, service_chip, with_standing
+from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
 from deployments.specs import change_service, create_service
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import CONFIRMED, Verb, confirm, do, names_of
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Chip, ago, link, links, url_or_none
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
@@ -136,6 +137,14 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
     search_fields = ["name", "model__name"]
     search_help_text = _("Search name or model")
     empty_text = _("A service runs a model server on your servers. Add one with the command that starts it.")
+    csv_columns = [
+        *attributes("id", "name", "model.name", "environment.name"),
+        CsvColumn("status", lambda service: standing_of(service).value),
+        *attributes("ready_count", "wanted_count"),
+        CsvColumn("revision", lambda service: service.current_revision and service.current_revision.number),
+        CsvColumn("servers", lambda service: ", ".join(p.server.name for p in service.placements.all() if p.replicas)),
+        *attributes("created_at", "last_operation_at"),
+    ]
     fieldsets = [
         (None, {"fields": ["name", "model", "environment", "placed_on"]}),
         (

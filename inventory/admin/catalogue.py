@@ -1,5 +1,6 @@
-"""Environments, brands, cards and models."""
+"""Environments, brands and models."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -13,13 +14,21 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from infini.admin_base import BaseForm, RecordAdmin, RelatedDropdownFilter, UnfoldAdminFileFieldWidget, display
+from infini.admin_base import (
+    BaseForm,
+    PagedAdmin,
+    RecordAdmin,
+    RelatedDropdownFilter,
+    UnfoldAdminFileFieldWidget,
+    display,
+)
 from infini.counting import count_of
-from infini.display import ABSENT, link, number
-from infini.errors import InfiniError
+from infini.display import link
+from infini.timeline import events_about
 from inventory import uploads
-from inventory.catalogue import refuse_foreign_brand, remove_environment
+from inventory.catalogue import remove_environment
 from inventory.models import AIModel, Brand, Card, Environment, Server
+from inventory.shown_cards import card_table, order_buttons
 
 
 def _logo(row: Brand | AIModel) -> SafeString:
@@ -76,9 +85,12 @@ class EnvironmentAdmin(RecordAdmin):
 
 
 @admin.register(Brand)
-class BrandAdmin(LogoAdmin):
+class BrandAdmin(PagedAdmin, LogoAdmin):
     find_icon = "sell"
-    list_display = ["logo_shown", "name", "name_zh", "cards_shown", "servers_shown", "sort_order"]
+    page_template = "pages/brand.html"
+    list_before_template = "partials/brand_order.html"
+    list_per_page = 200  # they are put in order by hand, all of them in sight
+    list_display = ["logo_shown", "name", "name_zh", "cards_shown", "servers_shown"]
     list_display_links = ["name"]
     search_fields = ["name", "name_zh"]
     fieldsets = [(None, {"fields": ["name", "name_zh", "vendor", "logo_file", "logo", "sort_order"]})]
@@ -89,6 +101,28 @@ class BrandAdmin(LogoAdmin):
         return rows.annotate(
             card_count=count_of(Card.objects.all(), "brand"), server_count=count_of(Server.objects.all(), "brand")
         )
+
+    def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
+        columns = super().get_list_display(request)
+        return ["order_shown", *columns] if self._may_order(request) else columns
+
+    def _may_order(self, request: HttpRequest) -> bool:
+        """Only in the list's own order and with every brand in it."""
+        return self.has_change_permission(request) and not any(request.GET.values())
+
+    def page_context(self, request: HttpRequest, row: Brand) -> dict[str, Any]:
+        own = Card.objects.filter(brand=row) if request.user.has_perm("inventory.view_card") else Card.objects.none()
+        return {
+            "live_seconds": 30,
+            "logo": _logo(row),
+            "compare_url": reverse("admin:inventory_card_compare"),
+            "events": events_about(request.user, row),
+            **card_table(own.select_related("brand")),
+        }
+
+    @display(description=_("Order"))
+    def order_shown(self, brand: Brand) -> SafeString:
+        return order_buttons(brand)
 
     @display(description="")
     def logo_shown(self, brand: Brand) -> SafeString:
@@ -101,76 +135,6 @@ class BrandAdmin(LogoAdmin):
     @display(description=_("Servers"), ordering="server_count")
     def servers_shown(self, brand: Any) -> SafeString:
         return link(f"{reverse('admin:inventory_server_changelist')}?brand__id__exact={brand.pk}", brand.server_count)
-
-
-class CardForm(BaseForm):
-    def clean(self) -> dict[str, Any] | None:
-        super().clean()
-        brand = self.cleaned_data.get("brand")
-        if brand and self.instance.pk and "brand" in self.changed_data:
-            try:
-                refuse_foreign_brand(Card.objects.get(pk=self.instance.pk), brand)
-            except InfiniError as error:
-                self.add_error("brand", error.message)
-        self._refuse_twin()
-        return self.cleaned_data
-
-    def _refuse_twin(self) -> None:
-        brand, name = self.cleaned_data.get("brand"), self.cleaned_data.get("name")
-        if not brand or not name:
-            return
-        twins = Card.objects.filter(brand=brand, name__iexact=name, model__iexact=self.cleaned_data.get("model") or "")
-        if twins.exclude(pk=self.instance.pk).exists():
-            self.add_error("name", gettext("This brand has a card with this name and variant already."))
-
-
-def _figure_column(name: str, title: Any) -> Any:
-    @display(description=title, ordering=name)
-    def column(card: Card) -> SafeString:
-        return number(getattr(card, name))
-
-    return column
-
-
-@admin.register(Card)
-class CardAdmin(RecordAdmin):
-    find_icon = "memory"
-    form = CardForm
-    list_display = [
-        "named",
-        _figure_column("memory", _("Memory GB")),
-        _figure_column("fp8_perf", _("FP8 TFLOPS")),
-        _figure_column("int8_perf", _("INT8 TOPS")),
-        _figure_column("bf16_perf", _("BF16 TFLOPS")),
-        _figure_column("fp16_perf", _("FP16 TFLOPS")),
-        _figure_column("fp32_perf", _("FP32 TFLOPS")),
-        _figure_column("interconnect_bandwidth", _("Link GB/s")),
-        _figure_column("power", _("Power W")),
-        "source",
-    ]
-    list_display_links = ["named"]
-    list_select_related = ["brand"]
-    list_filter = [("brand", RelatedDropdownFilter)]
-    search_fields = ["name", "model", "brand__name", "brand__name_zh"]
-    empty_text = _("Accelerator cards with their published figures.")
-    fieldsets = [
-        (None, {"fields": ["brand", "name", "model", "released"]}),
-        (_("Figures"), {"fields": ["memory", "memory_type", *(f for f in Card.FIGURES if f != "memory")]}),
-        (_("Where they are from"), {"fields": ["source_url", "note"]}),
-    ]
-
-    @display(description=_("Card"), ordering="name", header=True)
-    def named(self, card: Card) -> list[str]:
-        return [card.model or card.name, card.brand.name]
-
-    @display(description=_("Source"))
-    def source(self, card: Card) -> SafeString:
-        if not card.source_url:
-            return SafeString(ABSENT)
-        return format_html(
-            '<a class="link" href="{}" rel="noreferrer noopener" target="_blank" title="{}">{}</a>',
-            *(card.source_url, card.source_url, gettext("source")),
-        )
 
 
 @admin.register(AIModel)

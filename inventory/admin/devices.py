@@ -1,5 +1,6 @@
 """Devices: every accelerator of the fleet, how it does, and (added by the app that gives them away) who holds it."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib import admin
@@ -11,10 +12,13 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseAdmin, DropdownFilter, RelatedDropdownFilter, display
+from infini.csv_export import CsvColumn, attributes
 from infini.display import Bar, Chip, link
 from inventory.models import Device
 from inventory.servers import SECRETS
-from inventory.shown_devices import DeviceRow, device_row
+from inventory.shown_devices import DeviceRow, device_row, live_figures
+
+_TOLD = ("memory_used_bytes", "utilization_percent", "temperature_celsius", "power_watts", "health", "verified")
 
 
 class VendorFilter(DropdownFilter):
@@ -40,6 +44,13 @@ class PresentFilter(DropdownFilter):
         return queryset.filter(present=self.value() == "yes") if self.value() else queryset
 
 
+def _told(device: Any, name: str) -> Any:
+    """What the last report says of it; its server's report is taken apart once for all columns."""
+    if not hasattr(device, "told"):
+        device.told = live_figures(device.server).get(device.uuid, {})
+    return device.told.get(name)
+
+
 @admin.register(Device)
 class DeviceAdmin(BaseAdmin):
     list_display = ["named", "server_shown", "state", "memory", "utilisation", "temperature", "power"]
@@ -53,6 +64,12 @@ class DeviceAdmin(BaseAdmin):
     ]
     search_fields = ["name", "uuid", "server__name"]
     search_help_text = _("Search name, UUID or server")
+    csv_columns = [
+        *attributes("id", "server.name", "index", "uuid", "vendor", "name", "present", "slots"),
+        CsvColumn("memory_total_bytes", lambda device: device.memory_bytes),
+        *(CsvColumn(name, partial(_told, name=name)) for name in _TOLD),
+        CsvColumn("observed_at", lambda device: device.server.figures.get("devices_observed_at")),
+    ]
     empty_text = _("Accelerators show themselves here once the agent of their server reports them.")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

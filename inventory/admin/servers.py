@@ -1,5 +1,6 @@
 """Servers: the list that finds bad and free ones, and one machine's page."""
 
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -14,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseForm, DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import Verb, names_of
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
 from infini.timeline import events_about
@@ -35,7 +37,7 @@ from inventory.servers import (
 )
 from inventory.servers import check_private_key as check_key
 from inventory.shown_devices import device_errors, device_rows
-from inventory.shown_history import history_context
+from inventory.shown_history import server_history
 from inventory.ssh import host_keys
 
 CHECK = Verb(
@@ -195,6 +197,13 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
     search_help_text = _("Search name or address")
     empty_text = _("A server is a machine with accelerators. Add one to deploy services on it.")
     removed_effect = _("They leave the inventory. A server that still has instances is kept.")
+    csv_columns = [
+        *attributes("id", "name", "host_ip", "status", "maintenance", "environment.name", "brand.name"),
+        CsvColumn("card", lambda server: server.card),
+        *attributes("labels"),
+        *(CsvColumn(name, partial(shown.figure_of, name=name)) for name in shown.FIGURES),
+        *attributes("agent_version", "agent_seen_at", "reachable", "last_check"),
+    ]
     fieldsets = [
         (None, {"fields": ["name", "host_ip", "environment", "card", "brand", "labels", "maintenance"]}),
         (_("Agent"), {"fields": ["agent_port", "agent_token", "agent_certificate"]}),
@@ -267,7 +276,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
             "measured_at": shown.ssh_measured_at(row),
             "ssh_error": shown.ssh_error(row),
             "host_facts": shown.host_facts(row),
-            **history_context(),
+            "history": server_history(row),
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),

@@ -1,10 +1,10 @@
-/* The history card of a server's page: which span, one chart for each kind of figure, and all of it as a table. */
+/* Cards with charts over time: which span, one chart for each kind of figure, and all of it as a table. */
 
 import { LineChart, formatted } from "./line_chart.js";
 
 const HOURS = { "1h": 1, "6h": 6, "24h": 24, "7d": 168 };
 const AGAIN_MS = 60000;
-const KEPT = "infini.history.span";
+const KEPT = "infini.history.span"; // of a server; other cards keep their own
 
 class HistoryCard {
   constructor(card) {
@@ -12,7 +12,8 @@ class HistoryCard {
     this.words = card.dataset;
     this.names = JSON.parse(this.words.names);
     this.language = document.documentElement.lang || undefined;
-    this.status = document.getElementById("history-status");
+    this.status = card.querySelector("[role=status]");
+    this.kept = card.id === "history" ? KEPT : `${KEPT}.${card.id}`;
     this.charts = [...card.querySelectorAll(".line-chart")].map((figure) => ({
       figure,
       names: figure.dataset.series.split(" "),
@@ -22,18 +23,18 @@ class HistoryCard {
     for (const button of this.buttons) button.addEventListener("click", () => this.choose(button.dataset.span));
     this.table = card.querySelector(".chart-table");
     this.table.addEventListener("toggle", () => this.fillTable());
-    const kept = localStorage.getItem(KEPT);
+    const kept = localStorage.getItem(this.kept);
     card.hidden = false;
     new IntersectionObserver((seen) => {
       this.inSight = seen.at(-1).isIntersecting;
-      if (this.inSight && !this.loadedAt) this.choose(kept in HOURS ? kept : "1h");
+      if (this.inSight && !this.loadedAt) this.choose(kept in HOURS ? kept : this.words.default);
     }).observe(card);
     setInterval(() => this.inSight && !document.hidden && Date.now() - this.loadedAt > AGAIN_MS && this.load(), 5000);
   }
 
   choose(span) {
     this.span = span;
-    localStorage.setItem(KEPT, span);
+    localStorage.setItem(this.kept, span);
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset.span === span));
     this.load();
   }
@@ -70,6 +71,7 @@ class HistoryCard {
       if (series.length) chart.show({ ...frame, series });
       this.all.push(...series);
     }
+    this.card.classList.toggle("is-empty", this.all.length === 0);
     this.table.hidden = this.all.length === 0;
     this.status.textContent = this.all.length ? "" : this.words.empty;
     this.fillTable();
@@ -107,5 +109,4 @@ class HistoryCard {
   }
 }
 
-const card = document.getElementById("history");
-if (card) new HistoryCard(card);
+for (const card of document.querySelectorAll(".history-card")) new HistoryCard(card);

@@ -27,13 +27,19 @@ export function formatted(value, unit) {
   if (unit === "percent") return `${Math.round(value)} %`;
   if (unit === "celsius") return `${Math.round(value)} °C`;
   if (unit === "watts") return `${Math.round(value)} W`;
-  const steps = ["B/s", "KB/s", "MB/s", "GB/s", "TB/s"];
+  if (unit === "per_minute") return shortened(value, ["", "k", "M", "G"], "");
+  return shortened(value, ["B/s", "KB/s", "MB/s", "GB/s", "TB/s"], " ");
+}
+
+/* With a unit that keeps it short: 12.3k, 950 B/s. */
+function shortened(value, steps, space) {
   let step = 0;
   while (value >= 1000 && step < steps.length - 1) {
     value /= 1000;
     step += 1;
   }
-  return `${value >= 100 || step === 0 ? Math.round(value) : Number(value.toFixed(1))} ${steps[step]}`;
+  const whole = value >= 100 || (step === 0 && steps[0] !== "");
+  return `${whole ? Math.round(value) : Number(value.toFixed(1))}${space}${steps[step]}`;
 }
 
 /* The next of these times a power of ten, so that quarters of it are short numbers. */

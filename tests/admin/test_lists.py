@@ -191,6 +191,13 @@ def test_card_figures_nobody_publishes_are_dashes(admin: Client) -> None:
     assert 'href="https://example.org/sheet" rel="noreferrer noopener"' in html
 
 
+def test_lists_are_called_by_what_they_list(viewing: Client, admin: Client) -> None:
+    for path, title in {"inventory/server": "Servers", "inventory/card": "Cards", "infini/event": "Timeline"}.items():
+        for browser in (viewing, admin):
+            html = browser.get(f"/admin/{path}/").content.decode()
+            assert f"{title} | Infini" in " ".join(html.split("<title>")[1].split("</title>")[0].split()), path
+
+
 def test_empty_lists_say_what_to_do(admin: Client, viewing: Client) -> None:
     html = admin.get("/admin/deployments/service/").content.decode()
     assert "No services yet" in html and "Add service" in html

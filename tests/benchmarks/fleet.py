@@ -1,11 +1,15 @@
-"""Rows of a large fleet, written straight into a site's database: `python -m tests.benchmarks.fleet SERVERS SERVICES`,
-or `... simulated AGENTS PORT CERTIFICATE` for that of simulated_agents.py.
+"""Rows of a large fleet, written straight into a site's database.
 
-Prints a key of the user ``admin``, whose password is the one given in INFINI_ADMIN_PASSWORD.
+    python -m tests.benchmarks.fleet SERVERS SERVICES [HOURS]
+    python -m tests.benchmarks.fleet simulated AGENTS PORT CERTIFICATE
+
+With HOURS each server has 8 devices, and there are samples and requests of so many hours. The second is the fleet of
+simulated_agents.py. Prints a key of the user ``admin``, whose password is the one given in INFINI_ADMIN_PASSWORD.
 """
 
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import django
@@ -16,11 +20,12 @@ django.setup()
 from django.core.management import call_command  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from deployments.models import Instance, Operation, Placement, Revision, Service  # noqa: E402
+from chat.models import Usage  # noqa: E402
+from deployments.models import DeviceClaim, Instance, Operation, Placement, Revision, Service  # noqa: E402
 from deployments.phases import OperationState, Phase, Wanted  # noqa: E402
 from infini.keys import create_key  # noqa: E402
 from infini.models import User  # noqa: E402
-from inventory.models import AIModel, Brand, Card, Environment, Server  # noqa: E402
+from inventory.models import AIModel, Brand, Card, Device, Environment, Sample, Server  # noqa: E402
 from tests.benchmarks.simulated_agents import INSTANCES, address_of, key_of  # noqa: E402
 
 FIGURES = {"cpu_percent": 12.0, "memory_percent": 40.0, "disk_percent": 70.0, "errors": {}}
@@ -63,6 +68,37 @@ def fill(servers: int, services: int) -> None:
     )
 
 
+def fill_past(hours: int) -> None:
+    """Eight devices in each server, half of them given away; a sample a minute, and 300 requests a minute."""
+    Device.objects.bulk_create(
+        Device(server=server, uuid=f"d-{n}", index=n, vendor="nvidia" if server.pk % 3 else "ascend", name="H20")
+        for server in Server.objects.only("pk")
+        for n in range(8)
+    )
+    used = Device.objects.filter(index__lt=4).values_list("pk", flat=True)
+    instances = Instance.objects.order_by("pk").values_list("pk", flat=True)
+    DeviceClaim.objects.bulk_create(
+        DeviceClaim(device_id=device, instance_id=instance) for device, instance in zip(used, instances, strict=False)
+    )
+    now = timezone.now().replace(second=0, microsecond=0)
+    ids: dict[int, list[int]] = {}
+    for pk, server_id in Device.objects.values_list("pk", "server_id"):
+        ids.setdefault(server_id, []).append(pk)
+    for minute in range(hours * 60):
+        at, busy = now - timedelta(minutes=minute), 50 + minute % 40
+        Sample.objects.bulk_create(
+            Sample(
+                server_id=server, at=at, cpu_percent=busy / 3, memory_percent=40, disk_percent=70,
+                devices={str(pk): [busy, 60.0, 55.0, 300.0] for pk in devices},
+            )
+            for server, devices in ids.items()
+        )  # fmt: skip
+        Usage.objects.bulk_create(
+            Usage(at=at, user_id=1 + n % 7, prompt_tokens=300, completion_tokens=90, path="chat", outcome="complete")
+            for n in range(300)
+        )
+
+
 def fill_simulated(agents: int, port: int, certificate: str) -> None:
     """The servers of ``simulated_agents``, each with a service of its own, deployed and running."""
     servers = Server.objects.bulk_create(
@@ -97,7 +133,9 @@ def main(*arguments: str) -> None:
         agents, port, certificate = arguments[1:]
         fill_simulated(int(agents), int(port), Path(certificate).read_text())
     else:
-        fill(*map(int, arguments))
+        fill(*map(int, arguments[:2]))
+        if arguments[2:]:
+            fill_past(int(arguments[2]))
     print(create_key(user=admin, name="bench", by=None)[1])
 
 

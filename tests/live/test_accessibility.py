@@ -18,6 +18,7 @@ LOOKS = {
     "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
 ONLY = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+PAGES = ["inventory/card/compare/", "chat/usage/"]
 LISTS = [
     *(
         "inventory/server/",
@@ -45,7 +46,11 @@ def objects(site: RealSite) -> Iterator[list[str]]:
     body = {"name": "seen by axe", "server_ids": [local], "deploy_command": "exit 3"}
     service = site.json("POST", "/api/services", json=body)
     operation = service["deploy_result"]["operation_id"]
+    brand = next(b for b in site.json("GET", "/api/brands") if b["vendor"] == "nvidia")["id"]
+    cards = [card["id"] for card in site.json("GET", f"/api/brands/{brand}/accelerators")][:6]
     yield [
+        f"inventory/brand/{brand}/",
+        f"inventory/card/compare/?ids={','.join(map(str, cards))}",
         f"inventory/server/{local}/",
         f"inventory/server/{local}/change/",
         f"deployments/service/{service['id']}/",
@@ -75,7 +80,7 @@ def test_nothing_serious(browser: "Browser", site: RealSite, objects: list[str],
     page.fill("#id_password", site.password)
     page.click("#login-form button[type=submit]")
     page.wait_for_url(f"{site.url}/admin/")
-    for path in ["", *LISTS, *FORMS, *objects]:
+    for path in ["", *LISTS, *PAGES, *FORMS, *objects]:
         page.goto(f"{site.url}/admin/{path}", wait_until="load")
         page.locator("main").wait_for()
         judge(path)

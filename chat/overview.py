@@ -1,0 +1,57 @@
+"""What the gateway adds to the overview: how much is asked now, and how much it was."""
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from chat.usage import SEE_ALL
+from chat.usage_history import rate_now
+from infini.charts import Chart, HistoryCard
+from infini.dashboard import Section, Tile
+from infini.display import BUSY, QUIET
+
+
+def overview(request: HttpRequest) -> Section:
+    """Everybody's for those who may see it, else one's own."""
+    if not request.user.has_perm("chat.use_chat"):
+        return Section()
+    own = not request.user.has_perm(SEE_ALL)
+    rate = rate_now(user_id=request.user.pk if own else None)
+    tile = Tile(
+        _("Your requests a minute") if own else _("Requests a minute"),
+        _short(rate.requests),
+        reverse("usage_page"),
+        "bar_chart",
+        _("%(n)s tokens a minute, mean of 5 min") % {"n": _short(rate.tokens)},
+        BUSY if rate.requests else QUIET,
+        source=_("gateway, last request") if rate.last_at else _("gateway, no request yet"),
+        at=rate.last_at,
+    )
+    return Section(tiles=[tile], charts=[_chart(own)])
+
+
+def _chart(own: bool) -> HistoryCard:
+    names = {"requests": _("Requests"), "prompt_tokens": _("Prompt"), "completion_tokens": _("Completion")}
+    return HistoryCard(
+        "usage-history",
+        _("Your requests and tokens") if own else _("Requests and tokens"),
+        reverse("usage-history"),
+        [
+            Chart(_("Requests a minute"), "requests", "per_minute"),
+            Chart(_("Tokens a minute"), "prompt_tokens completion_tokens", "per_minute"),
+        ],
+        names,
+        _("Nothing was asked in this span."),
+        span="6h",
+        source=_("gateway"),
+        more_url=reverse("usage_page"),
+    )
+
+
+def _short(value: float) -> str:
+    """12.3k; one decimal below ten."""
+    if value >= 1_000_000:
+        return f"{value / 1_000_000:.1f}M"
+    if value >= 1000:
+        return f"{value / 1000:.1f}k"
+    return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"

@@ -1,0 +1,74 @@
+"""Requests and tokens per minute over time, from the requests that reached a model server."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Count, F, Max, Sum
+from django.utils import timezone
+
+from chat.models import Usage
+from infini.charts import Place, frame_of
+
+NOW = timedelta(minutes=5)
+_NAMES = ("requests", "prompt_tokens", "completion_tokens")
+
+
+@dataclass(frozen=True)
+class UsageLine:
+    """One line; value n is the mean a minute in the step from ``begin`` + n steps on. Nothing asked is 0, no gap."""
+
+    name: str
+    values: list[float]
+    unit: str = "per_minute"
+    device: None = None
+
+
+@dataclass(frozen=True)
+class UsageHistory:
+    begin: datetime
+    end: datetime
+    step_seconds: int
+    series: list[UsageLine]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What was asked a minute, as the mean of the last ``NOW``."""
+
+    requests: float
+    tokens: float
+    last_at: datetime | None
+
+
+def _of(user_id: int | None) -> Any:
+    return Usage.objects.order_by() if user_id is None else Usage.objects.order_by().filter(user_id=user_id)
+
+
+def usage_history(
+    begin: datetime | None = None, end: datetime | None = None, *, user_id: int | None = None
+) -> UsageHistory:
+    """One query; of one person, or of all. Raises Invalid for a bad span."""
+    frame = frame_of(begin, end, longest=timedelta(days=settings.SAMPLES_KEEP_DAYS))
+    rows = _of(user_id).filter(at__gte=frame.begin, at__lt=frame.end)
+    rows = rows.annotate(place=Place(F("at"), frame)).values("place")
+    sums = rows.annotate(
+        requests=Count("pk"), prompt=Sum("prompt_tokens"), completion=Sum("completion_tokens")
+    ).values_list("place", "requests", "prompt", "completion")
+    found = {place: told for place, *told in sums}
+    minutes, nothing = frame.step / 60, [0, 0, 0]
+    lines = [
+        UsageLine(name, [round(found.get(n, nothing)[column] / minutes, 1) for n in range(frame.count)])
+        for column, name in enumerate(_NAMES)
+    ]
+    return UsageHistory(frame.begin, frame.end, frame.step, lines)
+
+
+def rate_now(*, user_id: int | None = None) -> Rate:
+    """One query over the last minutes, and one that finds when the last request was."""
+    recent = _of(user_id).filter(at__gte=timezone.now() - NOW)
+    sums = recent.aggregate(n=Count("pk"), tokens=Sum(F("prompt_tokens") + F("completion_tokens")), last=Max("at"))
+    minutes = NOW.total_seconds() / 60
+    last = sums["last"] or _of(user_id).order_by("-pk").values_list("at", flat=True).first()
+    return Rate(sums["n"] / minutes, (sums["tokens"] or 0) / minutes, last)

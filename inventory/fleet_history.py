@@ -1,0 +1,88 @@
+"""How the whole fleet did over time: means of all servers and devices that reported.
+
+Of a large fleet not every sample is read: one in so many minutes, so that the cost is bounded by ``MOST_ROWS`` however
+many servers there are. The answer says how far apart the minutes are.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+
+from infini.charts import MOST_POINTS, Frame, frame_of
+from inventory.history import UNITS, Series
+from inventory.models import Sample, Server
+
+MOST_ROWS = 12_500
+MINUTE = 60
+_HOST = ("cpu_percent", "memory_percent")
+_DEVICE = ("utilization_percent", "device_memory_percent")
+
+
+@dataclass(frozen=True)
+class FleetHistory:
+    """Lines over ``begin`` to ``end``; value n stands for the step from ``begin`` + n steps on."""
+
+    begin: datetime
+    end: datetime
+    step_seconds: int
+    read_every_seconds: int
+    series: list[Series]
+
+
+def fleet_history(begin: datetime | None = None, end: datetime | None = None) -> FleetHistory:
+    """Three queries, whatever the fleet and the span; by default the last hour. Raises Invalid for a bad span."""
+    servers = Server.objects.count()
+    most = max(12, min(MOST_POINTS, MOST_ROWS // max(servers, 1)))
+    frame = frame_of(begin, end, longest=timedelta(days=settings.SAMPLES_KEEP_DAYS), most=most)
+    every = _distance(frame, servers)
+    found = _read(frame, every)
+    series = [
+        Series(
+            name,
+            "servers" if name == "servers" else UNITS[name],
+            [found.get(n, {}).get(name) for n in range(frame.count)],
+        )
+        for name in ("servers", *_HOST, *_DEVICE)
+    ]
+    return FleetHistory(frame.begin, frame.end, frame.step, every, series)
+
+
+def _distance(frame: Frame, servers: int) -> int:
+    """Seconds between the minutes that are read: all of them, or as many of each step as ``MOST_ROWS`` allows."""
+    affordable = max(1, MOST_ROWS // (max(servers, 1) * frame.count))
+    minutes = frame.step // MINUTE
+    return next(n for n in range(1, minutes + 1) if minutes % n == 0 and minutes // n <= affordable) * MINUTE
+
+
+def _read(frame: Frame, every: int) -> dict[int, dict[str, float | None]]:
+    """By step, the means of what was told in it; a step of which nothing was told is not there."""
+    first = int(frame.begin.timestamp())
+    moments = [datetime.fromtimestamp(at, frame.begin.tzinfo) for at in range(first, int(frame.end.timestamp()), every)]
+    stored = json.dumps([connection.ops.adapt_datetimefield_value(at) for at in moments])
+    table = connection.ops.quote_name(Sample._meta.db_table)
+    # What stands in the text are the model's own names; all values are parameters. As in infini.bulk, SQLite's JSON.
+    slot = "(CAST(strftime('%%s', s.at) AS INTEGER) - %s) / %s"
+    within = "s.at IN (SELECT value FROM json_each(%s))"
+    host = (
+        f"SELECT {slot}, COUNT(DISTINCT s.server_id), AVG(s.cpu_percent), AVG(s.memory_percent) "  # noqa: S608
+        f"FROM {table} AS s WHERE {within} GROUP BY 1"
+    )
+    devices = (
+        f"SELECT {slot}, AVG(json_extract(d.value, '$[0]')), AVG(json_extract(d.value, '$[1]')) "  # noqa: S608
+        f"FROM {table} AS s, json_each(s.devices) AS d WHERE {within} GROUP BY 1"
+    )
+    found: dict[int, dict[str, float | None]] = {}
+    with connection.cursor() as cursor:
+        for sql, names in ((host, ("servers", *_HOST)), (devices, _DEVICE)):
+            cursor.execute(sql, [first, frame.step, stored])
+            for place, *means in cursor.fetchall():
+                found.setdefault(place, {}).update(zip(names, map(_rounded, means), strict=True))
+    return found
+
+
+def _rounded(mean: Any) -> float | None:
+    return None if mean is None else round(mean, 1)

@@ -1,0 +1,118 @@
+"""The overview: what is free and busy, with its source and age, each figure leading to the list it counts."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from chat.models import Usage
+from deployments.models import DeviceClaim, Instance
+from infini.models import User
+from inventory.models import Brand, Device, Server
+from tests.admin.conftest import count_queries, run_instances
+
+pytestmark = pytest.mark.django_db
+
+
+def equip(server: Server, vendor: str, count: int, **columns: Any) -> list[Device]:
+    made = [
+        Device(server=server, uuid=f"{vendor}-{n}", index=n, vendor=vendor, name="H", **columns) for n in range(count)
+    ]
+    return Device.objects.bulk_create(made)
+
+
+def test_devices_by_brand_agree_with_the_lists_they_lead_to(
+    viewing: Client, make_server: Callable[..., Server], make_service: Callable
+) -> None:
+    Brand.objects.create(name="Later", vendor="nvidia", sort_order=2)
+    Brand.objects.create(name="First", vendor="ascend", sort_order=1)
+    old = timezone.now() - timedelta(hours=1)
+    server, silent = make_server("one"), make_server("two", agent_seen_at=old)
+    first = equip(server, "nvidia", 3)[0]
+    equip(silent, "ascend", 2)
+    equip(server, "gone", 1, present=False)
+    run_instances(make_service("svc", server))
+    DeviceClaim.objects.create(device=first, instance=Instance.objects.get())
+
+    response = viewing.get("/admin/")
+
+    [(_template, part)] = response.context["parts"]
+    brands = part["devices"].brands
+    assert [(b.name, b.used, b.free, b.missing, b.silent) for b in brands] == [
+        ("First", 0, 2, 0, 2),
+        ("Later", 1, 2, 0, 0),
+        ("gone", 0, 0, 1, 0),
+    ]
+    for brand in brands:
+        counts = {"url": brand.present + brand.missing, "used_url": brand.used, "free_url": brand.free}
+        for name, count in (counts | {"missing_url": brand.missing}).items():
+            assert len(viewing.get(getattr(brand, name)).context["cl"].result_list) == count, (brand.name, name)
+    html = response.content.decode()
+    assert "1 of 3 in use" in html and "2 on servers not heard from" in html and ">4/5<" in html
+
+
+def test_every_figure_says_who_told_it_and_when(
+    viewing: Client, make_server: Callable[..., Server], make_service: Callable
+) -> None:
+    make_server("one")
+    run_instances(make_service("svc"), observed_at=timezone.now())
+    Usage.objects.create(user_id=1, path="chat", outcome="complete")
+    tiles = viewing.get("/admin/").context["tiles"]
+    assert all(tile.source for tile in tiles)
+    assert {tile.title for tile in tiles if tile.at is None} <= {"Your requests a minute", "Devices free"}
+
+
+def test_requests_a_minute_are_ones_own_or_everybodys(
+    viewing: Client, admin: Client, viewer: User, administrator: User
+) -> None:
+    now = timezone.now()
+    for user, age, tokens in ((viewer, 1, 50), (administrator, 2, 100), (administrator, 9, 10**6)):
+        at = now - timedelta(minutes=age)
+        Usage.objects.create(user_id=user.pk, at=at, prompt_tokens=tokens, path="chat", outcome="complete")
+
+    def tile(browser: Client) -> tuple[str, str, str]:
+        one = next(t for t in browser.get("/admin/").context["tiles"] if t.icon == "bar_chart")
+        return one.title, one.value, one.detail
+
+    assert tile(viewing) == ("Your requests a minute", "0.2", "10 tokens a minute, mean of 5 min")
+    assert tile(admin) == ("Requests a minute", "0.4", "30 tokens a minute, mean of 5 min")
+    span = {"from": (now - timedelta(minutes=30)).isoformat()}
+    for browser, requests, tokens in ((viewing, 1, 50), (admin, 3, 10**6 + 150)):
+        found = browser.get("/api/usage/history", span).json()
+        lines = {line["name"]: line["values"] for line in found["series"]}
+        assert (sum(lines["requests"]), sum(lines["prompt_tokens"])) == (requests, tokens)
+        assert found["step_seconds"] == 60 and None not in lines["requests"]
+    assert viewing.get("/api/usage/history", {"from": "2999-01-01T00:00:00Z"}).status_code == 400
+
+
+def test_queries_do_not_grow_with_devices_and_brands(
+    admin: Client, make_server: Callable[..., Server], make_service: Callable
+) -> None:
+    def grow(tag: str, count: int) -> None:
+        for n in range(count):
+            Brand.objects.create(name=f"b-{tag}{n}", vendor=f"v{tag}{n}")
+            server = make_server(f"s-{tag}{n}")
+            equip(server, f"v{tag}{n}", 4)
+            run_instances(make_service(f"svc-{tag}{n}", server))
+
+    grow("a", 1)
+    admin.get("/admin/")
+    before = count_queries(admin, "/admin/")
+    grow("b", 6)
+    assert count_queries(admin, "/admin/") == before
+
+
+def test_who_has_no_role_sees_no_figure(as_user: Callable, make_server: Callable[..., Server]) -> None:
+    make_server("one")
+    response = as_user(User.objects.create_user("nobody", password="x", is_staff=True)).get("/admin/")
+    assert not response.context["tiles"] and not response.context["parts"] and not response.context["charts"]
+
+
+def test_charts_stand_outside_what_is_fetched_anew(viewing: Client, make_server: Callable[..., Server]) -> None:
+    make_server("one")
+    html = viewing.get("/admin/").content.decode()
+    assert 'data-url="/api/history"' in html and 'data-url="/api/usage/history"' in html
+    assert html.index('id="live"') < html.index('id="fleet-history"')
