@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from deployments.probes import port_problem
 from deployments.specs import check_spec
@@ -73,7 +74,10 @@ def preset(key: str) -> Preset:
     for candidate in presets():
         if candidate.key == key:
             return candidate
-    raise NotFound(f"There is no preset {key!r}; there are {', '.join(p.key for p in presets())}.")
+    raise NotFound(
+        _("There is no preset %(key)r; there are %(names)s.")
+        % {"key": key, "names": ", ".join(p.key for p in presets())}
+    )
 
 
 def _completed(entry: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from deployments.models import Revision, Service
 from infini import events
 from infini.errors import NotFound
@@ -34,7 +36,7 @@ def revision_of(service: Service, number: int) -> Revision:
     """Raises NotFound for a number the service never had."""
     found = service.revisions.filter(number=number).first()
     if found is None:
-        raise NotFound(f"{service} has no revision {number}.")
+        raise NotFound(_("%(service)s has no revision %(number)s.") % {"service": service, "number": number})
     return found
 
 

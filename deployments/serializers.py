@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from deployments.documents import service_documents, service_rows
@@ -124,19 +125,21 @@ class ServiceSerializer(serializers.ModelSerializer):
         if self.instance:
             clash = clash.exclude(pk=self.instance.pk)
         if clash.exists():
-            raise serializers.ValidationError("A service with this name exists already.")
+            raise serializers.ValidationError(_("A service with this name exists already."))
         return name
 
     def validate_server_ids(self, ids: list[int]) -> list[Server]:
         found = Server.objects.in_bulk(ids)
         missing = sorted(set(ids) - set(found))
         if missing:
-            raise serializers.ValidationError(f"There is no server with id {', '.join(map(str, missing))}.")
+            raise serializers.ValidationError(
+                _("There is no server with id %(missing)s.") % {"missing": ", ".join(map(str, missing))}
+            )
         return list(found.values())
 
     def validate_preset(self, key: str) -> str:
         if key and self.instance:
-            raise serializers.ValidationError("Only a new service starts from a preset.")
+            raise serializers.ValidationError(_("Only a new service starts from a preset."))
         try:
             return preset(key).key if key else ""
         except NotFound as error:

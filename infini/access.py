@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext
 from rest_framework import exceptions
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.permissions import BasePermission
@@ -22,7 +23,7 @@ class KeyAuthentication(BaseAuthentication):
             return None
         key = keys.find_key(text.strip())
         if key is None:
-            raise exceptions.AuthenticationFailed("This API key is unknown, expired or revoked.")
+            raise exceptions.AuthenticationFailed(gettext("This API key is unknown, expired or revoked."))
         return key.user, key
 
     def authenticate_header(self, request: Request) -> str:

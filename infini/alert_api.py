@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.request import Request
@@ -97,5 +98,5 @@ class AlertList(generics.ListAPIView):
         if state is None:
             return super().get_queryset()
         if state not in AlertState.values:
-            raise Invalid("state is open or recovered.", fields={"state": ["One of: open, recovered."]})
+            raise Invalid(_("state is open or recovered."), fields={"state": [_("One of: open, recovered.")]})
         return super().get_queryset().filter(state=state)

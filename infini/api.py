@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.urls import URLPattern, re_path
+from django.utils.translation import gettext as _
 from rest_framework import exceptions, parsers, serializers
 from rest_framework.fields import empty
 from rest_framework.pagination import BasePagination
@@ -28,7 +29,7 @@ class JSONParser(parsers.JSONParser):
         try:
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
-            raise exceptions.ParseError("The JSON is nested too deep.") from None
+            raise exceptions.ParseError(_("The JSON is nested too deep.")) from None
 
 
 class PlainPagination(BasePagination):
@@ -50,7 +51,10 @@ class PlainPagination(BasePagination):
         if raw is None:
             return None
         if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
-            raise Invalid(f"{name} must be a whole number from 0 on.", fields={name: ["Not a whole number."]})
+            raise Invalid(
+                _("%(name)s must be a whole number from 0 on.") % {"name": name},
+                fields={name: [_("Not a whole number.")]},
+            )
         return int(raw)
 
     def get_paginated_response(self, data: Any) -> Response:

@@ -12,9 +12,9 @@ class InfiniError(Exception):
     http_status = 500
 
     def __init__(self, message: str, *, fields: Fields | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.fields = {name: list(texts) for name, texts in (fields or {}).items()}
+        self.message = str(message)  # a text that is translated when shown is shown now
+        super().__init__(self.message)
+        self.fields = {name: [str(text) for text in texts] for name, texts in (fields or {}).items()}
         self.code = code or self.code
 
     def as_json(self) -> dict:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from infini import events, secrets
 from infini.errors import Invalid
@@ -15,7 +16,7 @@ from infini.models import ApiKey, User
 def create_key(*, user: User, name: str, by: events.Actor, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
     """Make a key for ``user``; the text is returned this once and cannot be had again."""
     if not name.strip():
-        raise Invalid("A key needs a name.", fields={"name": ["Say what the key is for."]})
+        raise Invalid(_("A key needs a name."), fields={"name": [_("Say what the key is for.")]})
     text = "inf_" + secrets.make_token()
     with transaction.atomic():
         key = ApiKey.objects.create(

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from infini.errors import Invalid
 from inventory.models import Device, Sample, Server
@@ -58,9 +59,9 @@ def history_of(server: Server, begin: datetime | None = None, end: datetime | No
     begin = begin or end - DEFAULT_SPAN
     span = end - begin
     if span <= timedelta(0):
-        raise Invalid("The span ends before it begins.", fields={"from": ["Give a time before that of `to`."]})
+        raise Invalid(_("The span ends before it begins."), fields={"from": [_("Give a time before that of `to`.")]})
     if span > timedelta(days=settings.SAMPLES_KEEP_DAYS) + DEFAULT_SPAN:
-        text = f"Samples are kept for {settings.SAMPLES_KEEP_DAYS} days; ask for less."
+        text = _("Samples are kept for %(n)s days; ask for less.") % {"n": settings.SAMPLES_KEEP_DAYS}
         raise Invalid(text, fields={"from": [text]})
     step = _step_for(span)
     first = int(begin.timestamp()) // step * step

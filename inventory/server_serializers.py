@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from infini.api import SecretField
@@ -102,7 +103,9 @@ class ServerSerializer(NamedSerializer):
         if "environment_id" in values:
             by_id = values.pop("environment_id")
             if values.setdefault("environment", by_id) != by_id:
-                raise serializers.ValidationError({"environment_id": ["This is another environment than the named."]})
+                raise serializers.ValidationError(
+                    {"environment_id": [_("This is another environment than the named.")]}
+                )
 
     def _settle_brand(self, values: dict) -> None:
         if "brand" not in values and "card" not in values:
