@@ -1,82 +1,134 @@
-"""All the gateway asks of the database before it turns to an upstream: one visit, then the connection is free."""
+"""Who is let in to what: credentials, role, method, path, body, model, limits, in this order, from memory alone.
 
-import hashlib
+Only a session is looked up in the database: a browser's, for the chat.
+"""
+
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from chat.credentials import bearer_of, identify
+from channels.db import database_sync_to_async
+
+from chat.asks import Ask
+from chat.callers import PERMISSION, Caller, caller_of_user
+from chat.credentials import bearer_of, session_user
+from chat.directory import Knowledge, directory
+from chat.paths import Route
 from chat.readiness import why_not_ready
 from chat.refusals import Refusal
+from chat.targets import Target
 from deployments.models import Service
-from deployments.upstreams import Upstream, upstreams_of
+from infini.key_rules import Use
+from infini.keys import digest_of
 
-PERMISSION = "chat.use_chat"
+__all__ = [
+    "PERMISSION",
+    "Admission",
+    "admit_caller",
+    "choose_target",
+    "find_service",
+    "refuse_closed",
+    "why_closed_now",
+]
 
-# Who was let in with a key is not looked up again so soon: a revoked key opens the door for this long at most.
-REMEMBERED_SECONDS = 0.9
-_REMEMBERED_MOST = 10_000
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Admission:
-    """A caller let in to a service. ``upstreams`` are its ready instances; without any, ``closed`` says why."""
+    """A caller let in with what was asked, and what shall answer it."""
 
-    user_id: int
-    service_id: int
-    service_name: str
-    served_model: str
-    upstreams: list[Upstream]
-    closed: str
+    caller: Caller
+    target: Target
+    ask: Ask
 
 
-_remembered: dict[tuple[bytes, int], tuple[float, Admission]] = {}
-
-
-def recall(scope: dict[str, Any], service_id: int) -> Admission | None:
-    """What ``admit`` would say, if it said so a moment ago in this process; only for keys and open services."""
-    until, admission = _remembered.get((_digest(scope), service_id), (0.0, None))
-    return admission if scope["method"] == "POST" and until > time.monotonic() else None
-
-
-def admit(scope: dict[str, Any], service_id: int) -> Admission:
-    """Check, in this order: credentials 401, role 403, method 405, service 404; each raises Refusal."""
-    asked_at = time.monotonic()
-    user = identify(scope)
-    if not user.has_perm(PERMISSION):
+async def admit_caller(scope: dict[str, Any], route: Route) -> Caller:
+    """Check credentials 401, the key's use and the role 403, the method 405; each raises Refusal."""
+    caller = await _identified(scope)
+    if caller.use == Use.READ:
+        raise Refusal(403, "This API key is for reading the API only.", "key_scope")
+    if not caller.may_chat:
         raise Refusal(403, "Your role does not allow talking to services (chat.use_chat).", "permission_denied")
-    if scope["method"] != "POST":
-        raise Refusal(405, "Send a POST request.", "method_not_allowed", headers={"allow": "POST"})
-    service = Service.objects.filter(pk=service_id).only("pk", "name", "served_model").first()
-    if service is None:
+    if route.kind is None and not route.models:
+        raise Refusal(404, "There is nothing at this path.", "not_found")
+    if scope["method"] != route.method:
+        raise Refusal(405, f"Send a {route.method} request.", "method_not_allowed", headers={"allow": route.method})
+    return caller
+
+
+async def _identified(scope: dict[str, Any]) -> Caller:
+    text = bearer_of(scope)
+    if text is None:
+        user = await database_sync_to_async(session_user, thread_sensitive=False)(scope)
+        return await database_sync_to_async(caller_of_user, thread_sensitive=False)(user)
+    digest = digest_of(text)
+    found = (await directory().current()).callers.get(digest) or (await directory().newest()).callers.get(digest)
+    if found is None or found.expires_at <= time.time():
+        message = "This API key is unknown, expired or revoked."
+        raise Refusal(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
+    return found
+
+
+async def find_service(caller: Caller, service_id: int) -> Target:
+    """The service with this id, as far as the caller's key is for it; raises Refusal 404 or 403."""
+    found = (await directory().current()).by_id.get(service_id) or (await directory().newest()).by_id.get(service_id)
+    if found is None:
         raise Refusal(404, f"There is no service {service_id}.", "service_not_found")
-    upstreams = upstreams_of(service.pk)
-    closed = "" if upstreams else _why_closed(service)
-    admission = Admission(user.pk, service.pk, service.name, service.served_model, upstreams, closed)
-    if bearer_of(scope) and not closed:
-        _remember((_digest(scope), service_id), asked_at, admission)
-    return admission
+    if not caller.allows(found.name, found.served_model):
+        raise _not_for(found.name)
+    return found
 
 
-def why_closed_now(service_id: int) -> str:
-    """Why the service has no ready instance; empty when it has one. For when its instances could not be reached."""
-    if upstreams_of(service_id):
+async def choose_target(caller: Caller, model: str, *, least_busy: Any) -> Target:
+    """What answers to the name ``model``: of several the least busy that is open; raises Refusal 400, 404 or 403."""
+    if not model:
+        raise Refusal(400, "Say which model: GET /v1/models lists them.", "model_missing", param="model")
+    name = model.casefold()
+    found = (await directory().current()).by_name.get(name) or (await directory().newest()).by_name.get(name)
+    if not found:
+        raise Refusal(
+            404, f"There is no model {model[:200]!r}. GET /v1/models lists them.", "model_not_found", param="model"
+        )
+    allowed = [target for target in found if caller.allows(model, target.name, target.served_model)]
+    if not allowed:
+        raise _not_for(model)
+    if len(allowed) == 1:
+        return allowed[0]
+    return least_busy([target for target in allowed if target.upstreams] or allowed)
+
+
+async def refuse_closed(target: Target) -> Target:
+    """The target with its upstreams; raises Refusal 503 with the reason when the newest look finds none either."""
+    if target.upstreams:
+        return target
+    known: Knowledge = await directory().newest()
+    newest = known.by_id.get(target.service_id) if target.service_id else _endpoint_in(known, target)
+    if newest and newest.upstreams:
+        return newest
+    why = await why_closed_now(target)
+    raise Refusal(503, why or f"{target.name} cannot answer now.", "service_not_ready", headers={"retry-after": "5"})
+
+
+async def why_closed_now(target: Target) -> str:
+    """Why the target has no ready instance; empty when it has one. For when its instances could not be reached."""
+    if not target.service_id:
         return ""
-    service = Service.objects.filter(pk=service_id).first()
-    return _why_closed(service) if service else "The service was deleted."
+    return await database_sync_to_async(_why_closed, thread_sensitive=False)(target.service_id, target.name)
 
 
-def _remember(key: tuple[bytes, int], asked_at: float, admission: Admission) -> None:
-    if len(_remembered) >= _REMEMBERED_MOST:
-        _remembered.clear()
-    _remembered[key] = (asked_at + REMEMBERED_SECONDS, admission)
+def _endpoint_in(known: Knowledge, target: Target) -> Target | None:
+    named = known.by_name.get(target.name.casefold(), ())
+    return next((other for other in named if other.endpoint_id == target.endpoint_id), None)
 
 
-def _digest(scope: dict[str, Any]) -> bytes:
-    return hashlib.sha256(bearer_of(scope).encode()).digest()
+def _why_closed(service_id: int, name: str) -> str:
+    row = Service.objects.with_status().filter(pk=service_id).first()
+    if row is None:
+        return f"{name} cannot answer now. It was deleted."
+    why = why_not_ready(row)
+    if not why and row.ready_count:  # type: ignore[attr-defined]
+        return ""
+    return f"{name} cannot answer now. {why or 'Its ready instances have no port to be reached at.'}"
 
 
-def _why_closed(service: Service) -> str:
-    row = Service.objects.with_status().filter(pk=service.pk).first()
-    why = why_not_ready(row) if row else "It was deleted."
-    return f"{service.name} cannot answer now. {why or 'Its ready instances have no port to be reached at.'}"
+def _not_for(name: str) -> Refusal:
+    return Refusal(403, f"This API key is not for the model {name[:200]!r}.", "model_not_allowed", param="model")

@@ -1,17 +1,24 @@
-"""One question put to a service: the instance chosen, its answer passed on, both kept in the history."""
+"""One request put to a target: let through, an instance chosen, its answer passed on, its usage counted."""
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import lru_cache
+from typing import Any
 from urllib.parse import quote
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 
 from chat.admission import Admission, why_closed_now
-from chat.asks import Ask
-from chat.balance import InFlight
-from chat.models import MessageState
+from chat.balance import Balance
+from chat.book import book
+from chat.capacity import Places
+from chat.directory import directory
+from chat.limits import KeyLimits
+from chat.metering import Meter
+from chat.models import MessageState, Outcome
 from chat.refusals import Refusal, bad_gateway
 from chat.replies import Reply
 from chat.served_models import first_model_of
@@ -20,147 +27,239 @@ from chat.transcript import Transcript
 from chat.upstream import Answer, asked
 from deployments.upstreams import Upstream
 
-in_flight = InFlight()
+balance = Balance()
+places = Places()
+limits = KeyLimits()
 
 LEFT = "The reader left before the answer was complete."
 BROKEN = "Something went wrong on our side; the site's log tells more."
+_PARSED_ON_THE_LOOP_BYTES = 256 * 1024
 
 
-async def hold_exchange(admission: Admission, ask: Ask, reply: Reply) -> None:
-    """Answer ``ask`` through ``reply``, with the answer or with why there is none.
+async def hold_exchange(admission: Admission, reply: Reply, *, keep: bool) -> None:
+    """Answer through ``reply``, with the answer or with why there is none; with ``keep`` both turns go to the history.
 
-    Cancelling it closes the upstream's connection at once and ends the answer as stopped.
+    Cancelling it closes the upstream's connection at once and ends a kept answer as stopped.
     """
-    transcript = Transcript(
-        user_id=admission.user_id,
-        service_id=admission.service_id,
-        question=ask.question,
-        model=ask.model or admission.served_model,
-    )
+    transcript: Transcript | None = None
     try:
-        async with AsyncExitStack() as stack:
-            answer = await _open(stack, admission, ask, transcript)
-            relay = _relay_stream if ask.stream else _relay_whole
-            await relay(answer, reply, transcript)
+        async with let_through(admission) as meter, AsyncExitStack() as stack:
+            transcript = _transcript(admission) if keep else None
+            answer = await open_answer(stack, admission, meter)
+            if transcript:
+                transcript.model = meter.model
+            relay = _relay_stream if admission.ask.stream else _relay_whole
+            await relay(admission, answer, reply, meter, transcript)
     except Refusal as told:
-        refusal = await _explained(told, admission)
-        transcript.end(MessageState.FAILED, refusal.message)
-        await transcript.settled()
+        refusal = await explained(told, admission)
+        if transcript:
+            transcript.end(MessageState.FAILED, refusal.message)
+            await transcript.settled()
         await reply.refuse(refusal)
     except Exception:
-        transcript.end(MessageState.FAILED, BROKEN)
+        if transcript:
+            transcript.end(MessageState.FAILED, BROKEN)
         raise
     finally:
-        transcript.end(MessageState.STOPPED, LEFT)  # says nothing when an end was told above
+        if transcript:
+            transcript.end(MessageState.STOPPED, LEFT)  # says nothing when an end was told above
 
 
-async def _open(stack: AsyncExitStack, admission: Admission, ask: Ask, transcript: Transcript) -> Answer:
-    """An instance's answer; when the first one has begun nothing, one other is asked."""
-    first = in_flight.choose(admission.upstreams)
-    others = [upstream for upstream in admission.upstreams if upstream is not first]
+def _transcript(admission: Admission) -> Transcript:
+    return Transcript(
+        user_id=admission.caller.user_id,
+        service_id=admission.target.service_id,
+        question=admission.ask.question,
+        model=admission.ask.model or admission.target.served_model,
+    )
+
+
+@asynccontextmanager
+async def let_through(admission: Admission) -> AsyncIterator[Meter]:
+    """A block within the key's limits and in a place of the target's; raises Refusal 429.
+
+    The meter's ``outcome`` says how it ended: left by the client unless told otherwise. Usage is counted at the end.
+    """
+    caller, target = admission.caller, admission.target
+    began = time.monotonic()
+    spent = 0
+    if caller.tokens_per_month:
+        spent = (await directory().current()).spent.get(caller.key_id, 0) + book.unstored_tokens(caller.key_id)
+    permit = await limits.admit(caller, spent)
+    tokens = 0
     try:
-        return await stack.enter_async_context(_asked(first, admission, ask, transcript))
+        placed = await places.take(target)
+        meter = Meter(caller, target, admission.ask, began)
+        try:
+            yield meter
+        except Refusal as refusal:
+            meter.outcome = Outcome.REFUSED if refusal.body is not None and refusal.status < 500 else Outcome.FAILED
+            raise
+        except Exception:
+            meter.outcome = Outcome.FAILED
+            raise
+        finally:
+            tokens = meter.end()
+            if placed:
+                places.leave(target)
+    finally:
+        permit.end(tokens)
+
+
+async def open_answer(stack: AsyncExitStack, admission: Admission, meter: Meter) -> Answer:
+    """An instance's answer; when the first one has begun nothing, one other is asked."""
+    target = admission.target
+    first = balance.choose(target.upstreams, admission.ask.prefix if target.sticky else b"")
+    others = [upstream for upstream in target.upstreams if upstream is not first]
+    try:
+        return await stack.enter_async_context(_asked(first, admission, meter))
     except Refusal as refusal:
         if not (refusal.elsewhere and others):
             raise
-    return await stack.enter_async_context(_asked(in_flight.choose(others), admission, ask, transcript))
+    return await stack.enter_async_context(_asked(balance.choose(others), admission, meter))
 
 
-async def _explained(refusal: Refusal, admission: Admission) -> Refusal:
+async def explained(refusal: Refusal, admission: Admission) -> Refusal:
     """An unreachable instance may have been stopped a moment ago: then that is the reason to give."""
     if not (refusal.elsewhere and refusal.body is None):
         return refusal
-    closed = await database_sync_to_async(why_closed_now, thread_sensitive=False)(admission.service_id)
+    closed = await why_closed_now(admission.target)
     return Refusal(503, closed, "service_not_ready") if closed else refusal
 
 
 @asynccontextmanager
-async def _asked(upstream: Upstream, admission: Admission, ask: Ask, transcript: Transcript) -> AsyncIterator[Answer]:
-    with in_flight.held(upstream):
-        transcript.model = await _model_for(upstream, admission, ask)
-        async with asked(upstream, ask.naming(transcript.model), stream=ask.stream) as answer:
+async def _asked(upstream: Upstream, admission: Admission, meter: Meter) -> AsyncIterator[Answer]:
+    ask, target = admission.ask, admission.target
+    with balance.held(upstream):
+        meter.instance = upstream.key
+        meter.model = await _model_for(upstream, admission)
+        body = ask.body_for(meter.model)
+        async with asked(upstream, ask.kind.path, body, target.deadlines, stream=ask.stream) as answer:
             yield answer
 
 
-async def _model_for(upstream: Upstream, admission: Admission, ask: Ask) -> str:
-    """What the upstream calls the model: the client may leave it out, or say the service's own name."""
-    if ask.model and ask.model.casefold() != admission.service_name.casefold():
-        return ask.model
-    return admission.served_model or await first_model_of(upstream) or ask.model
+async def _model_for(upstream: Upstream, admission: Admission) -> str:
+    """What the upstream calls the model: the client may leave it out, or say the target's own name."""
+    target, model = admission.target, admission.ask.model
+    if model and model.casefold() not in (target.name.casefold(), target.served_model.casefold()):
+        return model
+    return target.served_model or await first_model_of(upstream) or model
 
 
-async def _relay_stream(answer: Answer, reply: Reply, transcript: Transcript) -> None:
+def new_reader(admission: Admission, *, texts: bool) -> EventReader:
+    return EventReader(texts=texts, hide_usage=not admission.ask.wants_usage)
+
+
+async def next_block(answer: Answer, reader: EventReader, meter: Meter) -> tuple[bytes, bool]:
+    """Whole events as they come, and whether the upstream has ended; what they tell is metered also when one is bad."""
+    chunk = await answer.read()
+    try:
+        block = reader.feed(chunk) if chunk else reader.last_words()
+    finally:
+        meter.heard(reader.pieces)
+        if reader.usage:
+            meter.told(reader.usage)
+    return block, not chunk
+
+
+async def _relay_stream(
+    admission: Admission, answer: Answer, reply: Reply, meter: Meter, transcript: Transcript | None
+) -> None:
     """Pass events on as they come, up to ``[DONE]``; an answer cut short is told by Refusal."""
-    reader = EventReader()
+    reader = new_reader(admission, texts=transcript is not None)
     headers = _origin(answer)
     room = settings.STREAM_MAX_BYTES
     while not (reader.done or reader.error):
-        chunk = await answer.read()
-        block = reader.feed(chunk) if chunk else reader.last_words()
+        block, ended = await next_block(answer, reader, meter)
         room -= len(block)
         if room < 0:
             raise bad_gateway(f"The answer is longer than {settings.STREAM_MAX_BYTES} bytes.", "answer_too_long")
-        transcript.add(reader.take_text())
+        if transcript:
+            transcript.add(reader.take_text())
         if reader.done:
+            meter.outcome = Outcome.COMPLETE
             await _finish(block, reply, headers, transcript)
+            await answer.drained()
         elif block:
             await reply.piece(block, headers)
-        if not chunk:
+        if ended:
             break
     if reader.error:
-        transcript.end(MessageState.FAILED, reader.error)
-        await transcript.settled()
+        meter.outcome = Outcome.FAILED
+        if transcript:
+            transcript.end(MessageState.FAILED, reader.error)
+            await transcript.settled()
         await reply.last()
     elif not reader.done:
-        await _end_without_done(reader, reply, transcript)
+        await _end_without_done(reader, reply, meter, transcript)
 
 
-async def _finish(block: bytes, reply: Reply, headers: dict[str, str], transcript: Transcript) -> None:
-    """The last events: all text at once, then ``[DONE]``, as soon as the history has the whole answer."""
-    mark = block.rfind(b"data:")
-    if mark > 0:
-        await reply.piece(block[:mark], headers)
-    transcript.end(MessageState.COMPLETE)
-    await transcript.settled()
-    await reply.piece(block[max(mark, 0) :], headers)
-    await reply.last()
+async def _finish(block: bytes, reply: Reply, headers: dict[str, str], transcript: Transcript | None) -> None:
+    """The last events: all text at once, then ``[DONE]``, as soon as the history, if any, has the whole answer."""
+    if transcript:
+        mark = block.rfind(b"data:")
+        if mark > 0:
+            await reply.piece(block[:mark], headers)
+        transcript.end(MessageState.COMPLETE)
+        await transcript.settled()
+        block = block[max(mark, 0) :]
+    await reply.last_piece(block, headers)
 
 
-async def _end_without_done(reader: EventReader, reply: Reply, transcript: Transcript) -> None:
+async def _end_without_done(reader: EventReader, reply: Reply, meter: Meter, transcript: Transcript | None) -> None:
     """Some servers stop after the last choice's end; that is an answer, anything less is not."""
     if not (reader.finished and reply.started):
         raise bad_gateway("The model server ended before its answer was complete.", "upstream_cut")
-    transcript.end(MessageState.COMPLETE)
-    await transcript.settled()
+    meter.outcome = Outcome.COMPLETE
+    if transcript:
+        transcript.end(MessageState.COMPLETE)
+        await transcript.settled()
     await reply.last()
 
 
-async def _relay_whole(answer: Answer, reply: Reply, transcript: Transcript) -> None:
+async def _relay_whole(
+    admission: Admission, answer: Answer, reply: Reply, meter: Meter, transcript: Transcript | None
+) -> None:
     """Pass on one JSON answer, its bytes untouched, once it is known to be one."""
-    parts: list[bytes] = []
-    size = 0
-    while chunk := await answer.read():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > settings.STREAM_MAX_BYTES:
-            raise bad_gateway(f"The answer is longer than {settings.STREAM_MAX_BYTES} bytes.", "answer_too_long")
-    body = b"".join(parts)
-    transcript.add(_text_of(body))
-    transcript.end(MessageState.COMPLETE)
-    await transcript.settled()
+    body = await answer.whole(settings.STREAM_MAX_BYTES)
+    parsed = await _parsed(body)
+    chat = admission.ask.kind.name == "chat"
+    text = _text_of(parsed) if chat else ""
+    if not isinstance(parsed, dict):
+        raise bad_gateway("The model server's answer is not a JSON object.")
+    meter.told(parsed.get("usage"))
+    meter.outcome = Outcome.COMPLETE
+    if transcript:
+        transcript.add(text)
+        transcript.end(MessageState.COMPLETE)
+        await transcript.settled()
     await reply.whole(200, body, {"cache-control": "no-cache", **_origin(answer)})
 
 
-def _text_of(body: bytes) -> str:
+async def _parsed(body: bytes) -> Any:
+    """The answer, or None when it is no JSON; a large one is read beside the loop."""
     try:
-        choices = json.loads(body)["choices"]
-        message = choices[0]["message"]
+        if len(body) > _PARSED_ON_THE_LOOP_BYTES:
+            return await asyncio.to_thread(json.loads, body)
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text_of(parsed: Any) -> str:
+    try:
+        message = parsed["choices"][0]["message"]
         content = message.get("content")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (KeyError, IndexError, TypeError, AttributeError):
         raise bad_gateway("The model server's answer is not a chat completion.") from None
     return content if isinstance(content, str) else ""
 
 
 def _origin(answer: Answer) -> dict[str, str]:
     """Which server answered; percent-encoded, because names may be in any script."""
-    return {"x-infini-server": quote(answer.upstream.server_name)}
+    return {"x-infini-server": _quoted(answer.upstream.server_name)}
+
+
+@lru_cache(maxsize=1024)
+def _quoted(name: str) -> str:
+    return quote(name)

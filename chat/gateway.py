@@ -1,38 +1,45 @@
-"""The completions proxy: a plain ASGI application routed before Django.
+"""The gateway: a plain ASGI application routed before Django, or run alone by ``manage.py gateway``.
 
-docs/gateway.md tells the order of its checks, its timeouts and its errors.
+docs/gateway.md tells the order of its checks, its timeouts, limits and errors. Other code of the site that wants an
+answer from a service uses ``chat.asking.ask_service``, which goes the same way without HTTP.
 """
 
+import json
 import logging
-import re
+from collections.abc import Sequence
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 
-from chat.admission import Admission, admit, recall
+from chat.admission import Admission, admit_caller, choose_target, find_service, refuse_closed
 from chat.asks import ClientGone, Receive, parse_ask, read_body
-from chat.exchange import BROKEN, hold_exchange
+from chat.callers import Caller
+from chat.directory import directory
+from chat.exchange import BROKEN, balance, hold_exchange, places
+from chat.paths import Route, route_of
 from chat.refusals import Refusal
 from chat.replies import Reply, Send, while_connected
+from chat.targets import Target
 
 logger = logging.getLogger(__name__)
 
-_SERVICE_PATH = re.compile(r"/api/services/([0-9]{1,18})/chat/completions/?")
+_CREATED = 1_767_225_600  # clients want a number; when a model was made is nobody's business here
 
 
 def takes(scope: dict[str, Any]) -> bool:
     """Whether this connection is the gateway's."""
-    return scope["type"] == "http" and _SERVICE_PATH.fullmatch(scope["path"]) is not None
+    return scope["type"] == "http" and route_of(scope["path"]) is not None
 
 
 async def gateway(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Answer one request that ``takes`` is true of; every error is in OpenAI's shape."""
     reply = Reply(send)
     try:
-        await _answer(scope, receive, reply)
+        route = route_of(scope["path"])
+        assert route is not None  # asked for by ``takes``
+        await _answer(scope, receive, reply, route)
     except ClientGone:
-        logger.info("gateway.client_gone", extra={"path": scope["path"]})
+        logger.debug("gateway.client_gone", extra={"path": scope["path"]})
     except Refusal as refusal:
         await reply.refuse(refusal)
     except Exception:  # noqa: BLE001  (the edge of our code: the client gets the one shape, the log the rest)
@@ -40,20 +47,45 @@ async def gateway(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await reply.refuse(Refusal(500, BROKEN, "internal"))
 
 
-async def _answer(scope: dict[str, Any], receive: Receive, reply: Reply) -> None:
-    admission = await _admit(scope)
+async def _answer(scope: dict[str, Any], receive: Receive, reply: Reply, route: Route) -> None:
+    caller = await admit_caller(scope, route)
+    if route.kind is None:
+        await reply.whole(200, await _models(caller, route), {"cache-control": "no-cache"})
+        return
+    target = await find_service(caller, route.service_id) if route.service_id else None
     raw = await read_body(receive, most=settings.REQUEST_MAX_BYTES, announced=_announced_bytes(scope))
-    ask = await parse_ask(raw)
-    if admission.closed:
-        raise Refusal(503, admission.closed, "service_not_ready")
-    await while_connected(receive, hold_exchange(admission, ask, reply))
+    ask = await parse_ask(raw, route.kind)
+    if target is None:
+        target = await choose_target(caller, ask.model, least_busy=_least_busy)
+    admission = Admission(caller, await refuse_closed(target), ask)
+    await while_connected(receive, reply, hold_exchange(admission, reply, keep=bool(route.service_id)))
 
 
-async def _admit(scope: dict[str, Any]) -> Admission:
-    match = _SERVICE_PATH.fullmatch(scope["path"])
-    assert match is not None  # asked for by ``takes``
-    service_id = int(match[1])
-    return recall(scope, service_id) or await database_sync_to_async(admit, thread_sensitive=False)(scope, service_id)
+def _least_busy(targets: Sequence[Target]) -> Target:
+    """One with a free place, and of those the one with the fewest requests per instance in flight."""
+
+    def load(target: Target) -> tuple[bool, float]:
+        return places.full(target), balance.in_flight(target.upstreams) / max(1, len(target.upstreams))
+
+    return min(targets, key=load)
+
+
+async def _models(caller: Caller, route: Route) -> bytes:
+    """The models that can be asked now and that the caller's key is for: all of them, or the one named."""
+    known = await directory().newest()
+    names = {
+        target.public_name: None
+        for targets in known.by_name.values()
+        for target in targets
+        if target.upstreams and caller.allows(target.name, target.served_model)
+    }
+    rows = [{"id": name, "object": "model", "created": _CREATED, "owned_by": "infini"} for name in sorted(names)]
+    if not route.model:
+        return json.dumps({"object": "list", "data": rows}).encode()
+    wanted = [row for row in rows if row["id"] == route.model]
+    if not wanted:
+        raise Refusal(404, f"There is no model {route.model[:200]!r} ready.", "model_not_found", param="model")
+    return json.dumps(wanted[0]).encode()
 
 
 def _announced_bytes(scope: dict[str, Any]) -> int:

@@ -1,56 +1,108 @@
-"""The page on which a person talks to a service, in the admin's frame."""
+"""The pages on which a person talks to services, in the admin's frame. They come with data; scripts draw it."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
-from chat import history
+from chat import conversations
 from chat.admission import PERMISSION
-from chat.readiness import why_not_ready
+from chat.models import Conversation
+from chat.page_texts import page_texts
+from chat.service_choices import service_choices
+from chat.threads import as_list_row, as_summary, shown_turns
 from deployments.models import Service
-from deployments.shown import service_chip, with_standing
-from deployments.upstreams import upstreams_of
+from infini.errors import NotFound
 
-# A page shows the last turns; the API has them all.
-SHOWN_MESSAGES = 200
+LISTED = 50
+COMPARED = 2
+
+View = Callable[..., HttpResponse]
 
 
-@require_safe
-@login_required
-@ensure_csrf_cookie
-def chat_page(request: HttpRequest, pk: int) -> HttpResponse:
-    """History and composer; who may not chat is told which permission is missing."""
-    frame = {**admin.site.each_context(request), "permission": PERMISSION}
-    if not request.user.has_perm(PERMISSION):
-        return render(request, "pages/chat.html", {**frame, "title": _("Chat"), "forbidden": True}, status=403)
-    service = with_standing(Service.objects.with_status()).select_related("model").filter(pk=pk).first()
-    if service is None:
+def _page(view: View) -> View:
+    """A page for whoever may chat; the others are told which permission is missing."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **options: Any) -> HttpResponse:
+        if not request.user.has_perm(PERMISSION):
+            told = {**admin.site.each_context(request), "title": _("Chat"), "permission": PERMISSION, "forbidden": True}
+            return render(request, "pages/chat.html", told, status=403)
+        return view(request, *args, **options)
+
+    return require_safe(login_required(ensure_csrf_cookie(guarded)))
+
+
+@_page
+def chat_page(request: HttpRequest) -> HttpResponse:
+    """A new conversation, with ``?service=`` if that is given; it is stored with its first question."""
+    return _render_chat(request, None)
+
+
+@_page
+def conversation_page(request: HttpRequest, pk: int) -> HttpResponse:
+    try:
+        conversation = conversations.own(user_id=request.user.pk, conversation_id=pk)  # type: ignore[arg-type]
+    except NotFound as error:
+        raise Http404(error.message) from None
+    return _render_chat(request, conversation)
+
+
+@_page
+def service_chat(request: HttpRequest, pk: int) -> HttpResponse:
+    """Where a service's Chat button leads: to the last conversation with it, or to a new one."""
+    if not Service.objects.filter(pk=pk).exists():
         raise Http404("There is no such service.")
-    return render(request, "pages/chat.html", {**frame, **_talk(request, service)})
+    last = conversations.listed(user_id=request.user.pk).filter(service=pk).first()  # type: ignore[arg-type]
+    if last:
+        return redirect("chat_conversation", last.pk)
+    return redirect(f"{reverse('chat')}?service={pk}")
 
 
-def _talk(request: HttpRequest, service: Service) -> dict[str, Any]:
-    rows = history.messages_of(user_id=request.user.pk, service_id=service.pk)  # type: ignore[arg-type]
-    messages = list(rows.order_by("-pk")[:SHOWN_MESSAGES])
+@_page
+def compare_page(request: HttpRequest) -> HttpResponse:
+    """One prompt to two services side by side; ``?services=1,2`` chooses them."""
+    data = {**_addresses(request), "services": service_choices(), "panes": COMPARED}
+    shown = {"title": _("Compare"), "data": data, "texts": page_texts(), "panes": range(COMPARED)}
+    return render(request, "pages/compare.html", {**admin.site.each_context(request), **shown})
+
+
+def _render_chat(request: HttpRequest, conversation: Conversation | None) -> HttpResponse:
+    rows = conversations.listed(user_id=request.user.pk)  # type: ignore[arg-type]
+    data: dict[str, Any] = {
+        **_addresses(request),
+        "listed_most": LISTED,
+        "services": service_choices(),
+        "conversations": [as_list_row(row) for row in rows[:LISTED]],
+        "conversation": None,
+        "turns": [],
+        "more": False,
+    }
+    if conversation:
+        data["turns"], data["more"] = shown_turns(conversation)
+        settings_ = {"system_prompt": conversation.system_prompt, "parameters": conversation.parameters}
+        data["conversation"] = {**as_summary(conversation), **settings_}
+    title = (conversation.title if conversation else "") or _("Chat")
+    shown = {"title": title, "data": data, "texts": page_texts()}
+    return render(request, "pages/chat.html", {**admin.site.each_context(request), **shown})
+
+
+def _addresses(request: HttpRequest) -> dict[str, Any]:
     return {
-        "title": _("Chat"),
-        "service": service,
-        "chip": service_chip(service),
-        "why_not_ready": why_not_ready(service),
-        "model_name": service.served_model or (service.model.name if service.model else ""),
-        "server_names": sorted({upstream.server_name for upstream in upstreams_of(service.pk)}),
-        "service_url": f"{reverse('admin:index')}deployments/service/{service.pk}/",
+        "page_url": reverse("chat"),
+        "compare_url": reverse("chat_compare"),
+        "api_url": "/api/conversations",
+        "services_url": "/api/chat/services",
+        "service_url": f"{reverse('admin:index')}deployments/service/",
         "may_deploy": request.user.has_perm("deployments.deploy_service"),
-        "chat_messages": messages[::-1],
-        "completions_url": f"/api/services/{service.pk}/chat/completions",
-        "history_url": f"/api/services/{service.pk}/chat",
         "csrf_cookie": settings.CSRF_COOKIE_NAME,
     }

@@ -6,8 +6,11 @@ from deployments.models import Instance, Service
 from deployments.phases import DeployStatus, Wanted
 
 
-def why_not_ready(service: Service) -> str:
-    """Empty when an instance is ready. ``service`` carries what ``ServiceQuerySet.with_status`` adds."""
+def why_not_ready(service: Service, reason: str | None = None) -> str:
+    """Empty when an instance is ready. ``service`` carries what ``ServiceQuerySet.with_status`` adds.
+
+    ``reason``: what ``first_reasons`` found, when many are looked at.
+    """
     status, ready = service.deploy_status, service.ready_count  # type: ignore[attr-defined]
     if ready:
         return ""
@@ -19,10 +22,12 @@ def why_not_ready(service: Service) -> str:
         return _("It has never been deployed.")
     if service.wanted != Wanted.RUNNING:
         return _("It is stopped.")
-    reason = _first_reason(service)
+    if reason is None:
+        reason = first_reasons([service.pk]).get(service.pk, "")
     return _("No instance is ready: {reason}").format(reason=reason) if reason else _("No instance is ready.")
 
 
-def _first_reason(service: Service) -> str:
-    rows = Instance.objects.filter(placement__service=service.pk, wanted=Wanted.RUNNING).exclude(reason="")
-    return rows.values_list("reason", flat=True).first() or ""
+def first_reasons(service_ids: list[int]) -> dict[int, str]:
+    """Per service what its first wanted instance says is wrong; one query."""
+    rows = Instance.objects.filter(placement__service__in=service_ids, wanted=Wanted.RUNNING).exclude(reason="")
+    return dict(rows.order_by("-pk").values_list("placement__service", "reason"))

@@ -34,13 +34,13 @@ class Refusal(Exception):
 
     def as_bytes(self) -> bytes:
         """The body of an answer that has this status."""
-        return self.body if self.body is not None else json.dumps(self._as_json()).encode()
+        return self.body if self.body is not None else json.dumps(self.as_json()).encode()
 
     def as_event(self) -> bytes:
         """The same inside a stream whose status has already been sent."""
-        return b"data: " + json.dumps(self._as_json()).encode() + b"\n\n"
+        return b"data: " + json.dumps(self.as_json()).encode() + b"\n\n"
 
-    def _as_json(self) -> dict:
+    def as_json(self) -> dict:
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 

@@ -37,6 +37,12 @@ class Reply:
             await self._start(200, {**_STREAM_HEADERS, **headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
+    async def last_piece(self, body: bytes, headers: dict[str, str]) -> None:
+        """The end of a stream with its last bytes."""
+        if not self.started:
+            await self._start(200, {**_STREAM_HEADERS, **headers})
+        await self.last(body)
+
     async def last(self, body: bytes = b"") -> None:
         self.ended = True
         await self._send({"type": "http.response.body", "body": body})
@@ -47,21 +53,48 @@ class Reply:
         await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
 
-async def while_connected(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+# Exchanges under way in this process, so that its end can end them in good order.
+_running: set[asyncio.Task[None]] = set()
+_ended: set[asyncio.Task[None]] = set()
+
+
+async def while_connected(receive: Receive, reply: Reply, work: Coroutine[Any, Any, None]) -> None:
     """Run ``work`` to its end; cancel it the moment the client leaves and raise ClientGone."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_left(receive))
+    task: asyncio.Task[None] = asyncio.current_task()  # type: ignore[assignment]
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not reply.ended:  # servers say so too when all has been sent
+            gone = True
+            task.cancel()
+
+    watcher = asyncio.get_running_loop().create_task(watch())
+    _running.add(task)
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone
-        task.result()
+        await work
+    except asyncio.CancelledError:
+        if gone and not task.uncancel():
+            raise ClientGone from None
+        if task in _ended:
+            task.uncancel()
+            raise Refusal(503, "The site is being restarted.", "restarting", headers={"retry-after": "5"}) from None
+        raise
     finally:
+        _running.discard(task)
+        _ended.discard(task)
+        watcher.cancel()
+
+
+async def end_all(grace_seconds: float) -> None:
+    """At the end of the process: give what is under way so long, then end it with a word to its client."""
+    if _running:
+        await asyncio.wait(set(_running), timeout=grace_seconds)
+    left = set(_running)
+    for task in left:
+        _ended.add(task)
         task.cancel()
-        gone.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    if left:
+        await asyncio.wait(left, timeout=1.0)

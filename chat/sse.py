@@ -1,4 +1,4 @@
-"""Server-sent events of an OpenAI stream: cut where an event ends, read beside it, passed on as they came."""
+"""Server-sent events of an OpenAI stream: cut where an event ends, read only where needed, passed on as they came."""
 
 import json
 import re
@@ -11,19 +11,28 @@ EVENT_MAX_BYTES = 1024 * 1024
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END = 4
 DONE = b"[DONE]"
+# An event with none of these says nothing to us: a piece of the answer like the one before. Inside a JSON string a
+# quotation mark is escaped, so none of them can be the model's own words, except the first, which only costs time.
+_TELLING = (DONE, b'"error"', b'"usage":{', b'"usage": {', b'"finish_reason":"', b'"finish_reason": "', b"\r")
 
 
 class EventReader:
     """Fed with an upstream's bytes; gives back those of whole events, unchanged, and keeps the rest until it is whole.
 
     Half an event says nothing to any client, and held back it cannot spoil the error event that follows a cut.
-    What it understood stands in ``done``, ``finished`` and ``error``; text is taken with ``take_text``.
+    What it understood stands in ``done``, ``finished``, ``error``, ``usage`` and ``pieces`` (events with a part of an
+    answer); with ``texts`` the first choice's text is collected for ``take_text``. With ``hide_usage`` the event that
+    tells usage alone is kept back: the client did not ask for it, we did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, texts: bool = True, hide_usage: bool = False) -> None:
         self.done = False
         self.finished = False
         self.error = ""
+        self.usage: dict[str, Any] | None = None
+        self.pieces = 0
+        self._reads_texts = texts
+        self._hides_usage = hide_usage
         self._rest = bytearray()
         self._texts: list[str] = []
 
@@ -32,19 +41,38 @@ class EventReader:
 
         Nothing after ``[DONE]`` or after an error event goes on: with either the answer is over.
         """
+        plain = self._plain_part(chunk) if self.pieces and not self._rest and not self._reads_texts else 0
+        if plain == len(chunk):
+            return chunk
+        return chunk[:plain] + self._feed_by_event(chunk[plain:])
+
+    def _feed_by_event(self, chunk: bytes) -> bytes:
         searched = max(0, len(self._rest) - _LONGEST_END)
-        self._rest += chunk
-        begin = 0
-        for end in _EVENT_END.finditer(self._rest, searched):
-            self._read(bytes(self._rest[begin : end.start()]))
+        if self._rest:
+            self._rest += chunk
+            ended = _EVENT_END.search(self._rest, searched)
+            chunk = bytes(self._rest) if ended or len(self._rest) > EVENT_MAX_BYTES else b""
+            if not chunk:
+                return b""
+        begin = kept_from = 0
+        kept: list[bytes] = []
+        wait_for_piece = not (self.pieces or self._reads_texts)  # with the first one the quick way is open
+        for end in _EVENT_END.finditer(chunk, searched):
+            if not self._read(chunk[begin : end.start()]):
+                kept.append(chunk[kept_from:begin])
+                kept_from = end.end()
             begin = end.end()
-            if self.done or self.error:
+            if self.done or self.error or (wait_for_piece and self.pieces):
                 break
-        if not (self.done or self.error) and len(self._rest) - begin > EVENT_MAX_BYTES:
+        if wait_for_piece and self.pieces and not (self.done or self.error):
+            kept.append(chunk[kept_from:begin])
+            self._rest = bytearray()
+            return b"".join(kept) + self.feed(chunk[begin:])
+        if not (self.done or self.error) and len(chunk) - begin > EVENT_MAX_BYTES:
             raise bad_gateway(f"The model server sent an event of more than {EVENT_MAX_BYTES} bytes.")
-        whole = bytes(self._rest[:begin])
-        del self._rest[:begin]
-        return whole
+        self._rest = bytearray(chunk[begin:])
+        kept.append(chunk[kept_from:begin])
+        return b"".join(kept)
 
     def last_words(self) -> bytes:
         """What may still go on at the upstream's end: a ``[DONE]`` that lacks its blank line, else nothing."""
@@ -60,34 +88,67 @@ class EventReader:
         self._texts.clear()
         return text
 
-    def _read(self, event: bytes) -> None:
+    def _plain_part(self, chunk: bytes) -> int:
+        """How many of its first bytes are whole events, objects all, with nothing that concerns us: the way of most."""
+        told = min((at for at in map(chunk.find, _TELLING) if at >= 0), default=len(chunk))
+        end = chunk.rfind(b"}\n\n", 0, told) + 3
+        events = chunk.count(b"\n\n", 0, end)
+        if end < 3 or not chunk.startswith(b"data: {") or chunk.count(b"\n", 0, end) != 2 * events:
+            return 0
+        if chunk.count(b"}\n\n", 0, end) != events or chunk.count(b"\n\ndata: {", 0, end) != events - 1:
+            return 0
+        self.pieces += events
+        return end
+
+    def _read(self, event: bytes) -> bool:
+        """Understand one event; whether it is for the client."""
         data = _data_of(event)
         if not data:
-            return
+            return True
         if data == DONE:
             self.done = True
-            return
+            return True
         try:
             parsed = json.loads(data)
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
             raise bad_gateway("The model server sent an event that is not a JSON object.")
-        self._understand(parsed)
+        return self._understand(parsed)
 
-    def _understand(self, parsed: dict[str, Any]) -> None:
+    def _understand(self, parsed: dict[str, Any]) -> bool:
         if parsed.get("error"):
             self.error = error_message(parsed["error"])
-            return
+            return True
         choices = parsed.get("choices")
+        if isinstance(parsed.get("usage"), dict):
+            self.usage = parsed["usage"]
+            if not choices and self._hides_usage:
+                return False
+        said = False
         for choice in choices if isinstance(choices, list) else []:
-            if not isinstance(choice, dict) or choice.get("index", 0) != 0:
-                continue
-            delta = choice.get("delta")
-            text = delta.get("content") if isinstance(delta, dict) else None
-            if isinstance(text, str):
+            said = self._hear(choice) or said
+        self.pieces += said
+        return True
+
+    def _hear(self, choice: Any) -> bool:
+        """Take in one choice; whether it carries a part of an answer."""
+        if not isinstance(choice, dict):
+            return False
+        delta = choice.get("delta")
+        parts = delta if isinstance(delta, dict) else {"text": choice.get("text")}
+        if choice.get("index", 0) == 0:
+            text = parts.get("content")
+            if isinstance(text, str) and self._reads_texts:
                 self._texts.append(text)
             self.finished = self.finished or bool(choice.get("finish_reason"))
+        return any(value for name, value in parts.items() if name != "role")
+
+
+def split_events(block: bytes) -> list[dict[str, Any]]:
+    """The objects in a block that a reader gave back."""
+    datas = [_data_of(event.strip()) for event in _EVENT_END.split(block)]
+    return [json.loads(data) for data in datas if data and data != DONE]
 
 
 def _data_of(event: bytes) -> bytes:

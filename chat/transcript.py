@@ -5,6 +5,7 @@ import logging
 import time
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
@@ -28,20 +29,32 @@ _running: set[asyncio.Task] = set()  # the loop itself holds its tasks only weak
 class Transcript:
     """One question and its answer. Starts saving once made, on the running loop; ``end`` must be called.
 
+    With ``answer_id`` the rows are there already.
+
     Nothing here raises: what the database refuses is tried again with the next piece, logged, and given up at
     the end. An answer that could not be ended becomes an orphan, which reading turns into a failed one.
     """
 
-    def __init__(self, *, user_id: int, service_id: int, question: str, model: str) -> None:
+    def __init__(
+        self,
+        *,
+        user_id: int = 0,
+        service_id: int = 0,
+        question: str = "",
+        model: str = "",
+        answer_id: int | None = None,
+    ) -> None:
         self.model = model
+        self.figures: dict[str, Any] = {}  # columns of the answer, stored with its end
         self._open = partial(history.open_exchange, user_id=user_id, service_id=service_id, question=question)
         self._pending: list[str] = []
+        self._reasoning: list[str] = []
         self._room = history.MESSAGE_MAX_CHARS
         self._outcome: tuple[str, str] | None = None
         self._begun = asyncio.Event()
         self._ended = asyncio.Event()
-        self._answer_id: int | None = None
-        self._touched = 0.0
+        self._answer_id = answer_id
+        self._touched = 0.0 if answer_id is None else time.monotonic()
         self._task = asyncio.get_running_loop().create_task(self._keep_saving())
         _running.add(self._task)
         self._task.add_done_callback(_running.discard)
@@ -54,6 +67,14 @@ class Transcript:
             self._pending.append(kept)
             self._begun.set()
 
+    def add_reasoning(self, text: str) -> None:
+        """A piece of what the model thought before its answer; it shares the answer's room."""
+        if text and self._room:
+            kept = text[: self._room]
+            self._room -= len(kept)
+            self._reasoning.append(kept)
+            self._begun.set()
+
     def end(self, state: MessageState, reason: str = "") -> None:
         """How it ended; only the first call counts."""
         if self._outcome is None:
@@ -61,9 +82,9 @@ class Transcript:
             self._begun.set()
             self._ended.set()
 
-    async def settled(self) -> None:
-        """Wait, for a moment at most, until the end is stored."""
-        await asyncio.wait({self._task}, timeout=SETTLE_SECONDS)
+    async def settled(self, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait, for ``seconds`` at most, until the end is stored."""
+        await asyncio.wait({self._task}, timeout=seconds)
 
     async def _keep_saving(self) -> None:
         failures = 0
@@ -86,23 +107,25 @@ class Transcript:
 
     async def _save(self) -> None:
         """One visit to the database, if there is anything to tell it."""
-        pieces, outcome = len(self._pending), self._outcome
-        text = "".join(self._pending)
+        pieces, thoughts, outcome = len(self._pending), len(self._reasoning), self._outcome
+        text, reasoning = "".join(self._pending), "".join(self._reasoning)
         due = time.monotonic() - self._touched > history.TOUCH_SECONDS
-        if not (text or outcome or due):
+        if not (text or reasoning or outcome or due):
             return
-        await database_sync_to_async(self._write, thread_sensitive=False)(text, outcome)
+        await database_sync_to_async(self._write, thread_sensitive=False)(text, reasoning, outcome)
         del self._pending[:pieces]
+        del self._reasoning[:thoughts]
         self._touched = time.monotonic()
 
-    def _write(self, text: str, outcome: tuple[str, str] | None) -> None:
+    def _write(self, text: str, reasoning: str, outcome: tuple[str, str] | None) -> None:
         if self._answer_id is None:
             self._answer_id = self._open(model=self.model)
+        pieces = {"text": text, "reasoning": reasoning}
         if outcome:
             state, reason = outcome
-            history.end_answer(self._answer_id, text=text, model=self.model, state=state, reason=reason)
-        elif text or self._touched:
-            history.extend_answer(self._answer_id, text=text)
+            history.end_answer(self._answer_id, **pieces, model=self.model, state=state, reason=reason, **self.figures)
+        elif text or reasoning or self._touched:
+            history.extend_answer(self._answer_id, **pieces)
 
 
 async def _wait_for(event: asyncio.Event, seconds: float) -> None:

@@ -1,160 +1,216 @@
 """Asking a model server: one request, its first answer judged, everything it may do wrong turned into a Refusal."""
 
-import asyncio
-import atexit
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from functools import lru_cache
 
-import aiohttp
-from django.conf import settings
-
+from chat import wire
+from chat.addresses import checked_address
 from chat.refusals import Refusal, bad_gateway
 from chat.sse import error_message
+from chat.wire import Connection, Cut, Deadlines, Late, NotHttp, Unreached
 from deployments.upstreams import Upstream
 
-# Model servers such as uvicorn's end an idle connection after 5 s; ours must end before, or a request meets a dead one.
-KEEPALIVE_SECONDS = 3
+DRAIN_SECONDS = 0.05
 ERROR_MAX_BYTES = 1024 * 1024
 # Nothing has been begun there: another instance may be asked without doing the work twice.
 _NOT_BEGUN_STATUSES = (502, 503)
-
-_sessions: WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = WeakKeyDictionary()
-
-
-def session() -> aiohttp.ClientSession:
-    """The running loop's client. It keeps no cookies, follows no proxy settings and waits for no free connection."""
-    loop = asyncio.get_running_loop()
-    found = _sessions.get(loop)
-    if found is None or found.closed:
-        connect = settings.UPSTREAM_CONNECT_TIMEOUT_SECONDS
-        found = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=None, connect=connect, sock_connect=connect),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "infini", "Accept-Encoding": "identity"},
-        )
-        _sessions[loop] = found
-        atexit.register(_close, found)
-    return found
+_NOT_OFFERED_STATUSES = (404, 405, 501)
 
 
-def _close(client: aiohttp.ClientSession) -> None:
-    """At the end of the process, its loop gone: without a word, or aiohttp complains of every open connection."""
-    if client.connector:
-        client.connector.close()
-    client.detach()
-
-
-@dataclass
+@dataclass(slots=True)
 class Answer:
     """An upstream's answer with status 200 and the content type asked for; its body is still to be read."""
 
     upstream: Upstream
-    response: aiohttp.ClientResponse
-    first_byte_by: float
-    _begun: bool = False
+    connection: Connection
+    deadlines: Deadlines
 
     async def read(self) -> bytes:
         """The next bytes as they arrive, empty at the end; raises Refusal when they stay out or are cut off."""
-        limit = None if self._begun else self.first_byte_by
-        if limit is None:
-            limit = asyncio.get_running_loop().time() + settings.UPSTREAM_IDLE_TIMEOUT_SECONDS
         try:
-            async with asyncio.timeout_at(limit):
-                chunk = await self.response.content.readany()
-        except TimeoutError:
-            raise _silent(self._begun) from None
-        except (aiohttp.ClientError, OSError):
-            raise bad_gateway("The model server broke off in the middle of its answer.", "upstream_cut") from None
-        self._begun = True
-        return chunk
+            return await self.connection.read()
+        except (Cut, Late, NotHttp) as error:
+            raise _refusal_of(error, self.deadlines, headed=True) from None
+
+    async def whole(self, most: int) -> bytes:
+        """The whole body; raises Refusal when it is longer than ``most`` bytes, or as ``read`` does."""
+        first = await self.read()
+        if self.connection.complete and not self.connection.unread and len(first) <= most:
+            return first
+        parts, size = [first], len(first)
+        while chunk := await self.read():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > most:
+                break
+        if size > most:
+            raise bad_gateway(f"The answer is longer than {most} bytes.", "answer_too_long")
+        return b"".join(parts)
+
+    async def drained(self) -> None:
+        """After the last event: wait a moment for the body's formal end, so that the connection can be used again."""
+        if self.connection.complete:
+            return
+        self.connection.hurry(DRAIN_SECONDS)
+        try:
+            while await self.connection.read():
+                pass
+        except (Cut, Late, NotHttp):
+            return
 
 
 @asynccontextmanager
-async def asked(upstream: Upstream, body: bytes, *, stream: bool) -> AsyncIterator[Answer]:
-    """Send ``body`` and give the answer once its headers are there and right; raises Refusal otherwise.
+async def asked(
+    upstream: Upstream, path: str, body: bytes, deadlines: Deadlines, *, stream: bool
+) -> AsyncIterator[Answer]:
+    """Send ``body`` to ``path`` below the upstream and give the answer once its headers are there and right.
 
-    The connection is closed with the block, at once, unless the answer was read to its end. The caller's own
-    headers are never sent.
+    Raises Refusal otherwise. The connection is closed with the block, at once, unless the answer was read to its end.
+    The caller's own headers are never sent.
     """
-    first_byte_by = asyncio.get_running_loop().time() + settings.UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS
-    headers = {"Content-Type": "application/json", "Accept": "text/event-stream" if stream else "application/json"}
+    address = await checked_address(upstream)
+    request = _head(upstream.base_url, path, upstream.bearer, stream) + b"%d\r\n\r\n" % len(body) + body
+    connection = await _sent(address, request, deadlines)
     try:
-        async with asyncio.timeout_at(first_byte_by):
-            response = await session().post(
-                f"{upstream.base_url}/chat/completions", data=body, headers=headers, allow_redirects=False
-            )
-    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        raise _unreached(error) from None
-    try:
-        await _judge(response, "text/event-stream" if stream else "application/json")
-        yield Answer(upstream, response, first_byte_by)
+        await _judge(connection, path, deadlines, "text/event-stream" if stream else "application/json")
+        yield Answer(upstream, connection, deadlines)
     finally:
-        response.close()
+        wire.pool().give(address, connection)
 
 
-def _unreached(error: Exception) -> Refusal:
-    """Why there are no headers. Only what cannot have begun an answer may be tried elsewhere."""
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return Refusal(504, "The model server does not take connections.", "upstream_timeout", elsewhere=True)
-    if isinstance(error, aiohttp.ClientConnectorError):
+async def _sent(address: wire.Address, request: bytes, deadlines: Deadlines) -> Connection:
+    """A connection on which the answer's head has come. One that was closed while it lay idle is replaced, once."""
+    pool = wire.pool()
+    connection = pool.take(address)
+    fresh = connection is None
+    try:
+        while True:
+            if connection is None:
+                connection = await pool.connect(address, deadlines.connect)
+            try:
+                connection.send(request, deadlines)
+                await connection.head()
+                return connection
+            except Cut as cut:
+                connection.close()
+                if fresh or cut.begun:
+                    raise
+                connection, fresh = None, True
+    except (Unreached, Cut, Late, NotHttp) as error:
+        if connection:
+            connection.close()
+        raise _refusal_of(error, deadlines, headed=False) from None
+    except BaseException:  # cancelled: the other side is to know at once
+        if connection:
+            connection.close()
+        raise
+
+
+@lru_cache(maxsize=1024)
+def _head(base_url: str, path: str, bearer: str, stream: bool) -> bytes:
+    """All of the request's head but the length."""
+    _host, _port, _tls, prefix = wire.taken_apart(base_url)
+    accept = "text/event-stream" if stream else "application/json"
+    lines = [
+        f"POST {prefix}/{path} HTTP/1.1",
+        f"Host: {wire.host_header(base_url)}",
+        "User-Agent: infini",
+        "Content-Type: application/json",
+        f"Accept: {accept}",
+        "Accept-Encoding: identity",
+        *([f"Authorization: Bearer {bearer}"] if bearer else []),
+        "Content-Length: ",
+    ]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def _refusal_of(error: Exception, deadlines: Deadlines, *, headed: bool) -> Refusal:
+    """Why there is no answer, or no more of it. Only what cannot have begun an answer may be tried elsewhere."""
+    if isinstance(error, Unreached):
+        if error.late:
+            return Refusal(504, "The model server does not take connections.", "upstream_timeout", elsewhere=True)
         return bad_gateway("The model server cannot be reached.", "upstream_unreachable", elsewhere=True)
-    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+    if isinstance(error, Cut):
+        if headed or error.begun:
+            return bad_gateway("The model server broke off in the middle of its answer.", "upstream_cut")
         return bad_gateway("The model server closed the connection without an answer.", "upstream_cut", elsewhere=True)
-    if isinstance(error, TimeoutError):
-        return _silent(begun=False)
+    if isinstance(error, Late):
+        return _late(error, deadlines)
     return bad_gateway("The model server does not answer in HTTP.")
 
 
-def _silent(begun: bool) -> Refusal:
-    if begun:
-        seconds, what = settings.UPSTREAM_IDLE_TIMEOUT_SECONDS, "went silent in the middle of its answer for"
+def _late(late: Late, deadlines: Deadlines) -> Refusal:
+    if late.total:
+        seconds, what = deadlines.total, "had not ended its answer after"
+    elif late.begun:
+        seconds, what = deadlines.idle, "went silent in the middle of its answer for"
     else:
-        seconds, what = settings.UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS, "sent no answer within"
+        seconds, what = deadlines.first_byte, "sent no answer within"
     return Refusal(504, f"The model server {what} {seconds:g} s.", "upstream_timeout")
 
 
-async def _judge(response: aiohttp.ClientResponse, wanted: str) -> None:
+async def _judge(connection: Connection, path: str, deadlines: Deadlines, wanted: str) -> None:
     """Raise Refusal unless this is status 200 with the content type ``wanted``."""
-    if response.status >= 400:
-        raise await _error_of(response)
-    if response.status != 200:
-        raise bad_gateway(f"The model server answered with status {response.status}, which is no answer to this.")
-    if response.content_type != wanted:
-        raise bad_gateway(f"The model server answered with {response.content_type} instead of {wanted}.")
+    status = connection.status
+    if status >= 400:
+        raise await _error_of(connection, path)
+    if status != 200:
+        raise bad_gateway(f"The model server answered with status {status}, which is no answer to this.")
+    kind = connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+    if kind != wanted:
+        raise bad_gateway(f"The model server answered with {kind or 'no content type'} instead of {wanted}.")
 
 
-async def _error_of(response: aiohttp.ClientResponse) -> Refusal:
+async def _error_of(connection: Connection, path: str) -> Refusal:
     """The upstream's own error when it is in OpenAI's shape, else one of ours that tells its status."""
-    elsewhere = response.status in _NOT_BEGUN_STATUSES
-    body = await _read_small(response)
+    status = connection.status
+    elsewhere = status in _NOT_BEGUN_STATUSES
+    body = await _read_small(connection)
     try:
         error = json.loads(body)["error"]
         told = isinstance(error, dict) and isinstance(error.get("message"), str)
     except (ValueError, KeyError, TypeError, RecursionError):
         told = False
     if not told:
-        what = f"The model server answered with an error of its own (HTTP {response.status})."
+        if status in _NOT_OFFERED_STATUSES and path != "chat/completions":
+            return Refusal(404, f"The model server does not offer {path}.", "not_offered")
+        what = f"The model server answered with an error of its own (HTTP {status})."
         return bad_gateway(what, "upstream_error", elsewhere=elsewhere)
-    kept = {name.lower(): response.headers[name] for name in ("Retry-After",) if name in response.headers}
-    message = error_message(error)
-    return Refusal(response.status, message, "upstream_error", headers=kept, elsewhere=elsewhere, body=body)
+    retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1")
+    kept = {"retry-after": retry_after} if retry_after else {}
+    return Refusal(status, error_message(error), "upstream_error", headers=kept, elsewhere=elsewhere, body=body)
 
 
-async def _read_small(response: aiohttp.ClientResponse) -> bytes:
+async def _read_small(connection: Connection) -> bytes:
     """An error's body; empty when it is huge, cut or late: then its status has to tell."""
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(settings.UPSTREAM_IDLE_TIMEOUT_SECONDS):
-            while chunk := await response.content.readany():
-                parts.append(chunk)
-                size += len(chunk)
-                if size > ERROR_MAX_BYTES:
-                    return b""
-    except (TimeoutError, aiohttp.ClientError):
+        while chunk := await connection.read():
+            parts.append(chunk)
+            size += len(chunk)
+            if size > ERROR_MAX_BYTES:
+                return b""
+    except (Cut, Late, NotHttp):
         return b""
     return b"".join(parts)
+
+
+async def fetched(upstream: Upstream, path: str, deadlines: Deadlines, *, most: int) -> bytes:
+    """A GET's body below the upstream, empty unless its status is 200; raises Refusal as ``asked`` does."""
+    address = await checked_address(upstream)
+    head = _head(upstream.base_url, path, upstream.bearer, False).replace(b"POST", b"GET", 1)
+    connection = await _sent(address, head + b"0\r\n\r\n", deadlines)
+    try:
+        answer = Answer(upstream, connection, deadlines)
+        parts: list[bytes] = []
+        while connection.status == 200 and (chunk := await answer.read()):
+            parts.append(chunk)
+            if sum(map(len, parts)) > most:
+                return b""
+        return b"".join(parts)
+    finally:
+        wire.pool().give(address, connection)

@@ -68,8 +68,8 @@ def _adopt(
     spec |= {"devices": len(devices)}
     revision = _same_revision(service, row, spec) or _new_revision(service, row, spec, by=by)
     instance = _make_instance(row.key, placement, revision, seen)
-    DeviceClaim.objects.bulk_create(DeviceClaim(device=device, slot=0, instance=instance) for device in devices)
     if instance.wanted == Wanted.RUNNING:
+        DeviceClaim.objects.bulk_create(DeviceClaim(device=device, slot=0, instance=instance) for device in devices)
         Service.objects.filter(pk=service.pk).update(wanted=Wanted.RUNNING)
     data = {"server": row.server.name, "key": row.key, "service": service.name, "revision": revision.number}
     events.record("instance.adopted", instance, by=by, data=data)
@@ -95,7 +95,7 @@ def _make_instance(key: str, placement: Placement, revision: Revision, seen: Obs
                 observed_at=timezone.now(),
                 **seen.columns(),
             )
-            if seen.port:
+            if seen.port and instance.wanted == Wanted.RUNNING:
                 PortClaim.objects.create(server=placement.server, port=seen.port, instance=instance)
     except IntegrityError:
         raise Conflict(

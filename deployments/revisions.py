@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from deployments.models import Revision, Service
@@ -66,7 +67,7 @@ def set_note(revision: Revision, note: str, *, by: events.Actor) -> None:
 
 
 def _difference(name: str, old: Any, new: Any) -> FieldDifference:
-    label = str(Revision._meta.get_field(name).verbose_name)  # type: ignore[union-attr]  (a column, no relation)
+    label = capfirst(str(Revision._meta.get_field(name).verbose_name))  # type: ignore[union-attr]
     compared = difflib.ndiff(_lines(old), _lines(new))
     return FieldDifference(name, label, [Line(text[0], text[2:]) for text in compared if text[0] in "+- "])
 

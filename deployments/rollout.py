@@ -143,7 +143,8 @@ def _hand_over(operation: Operation, started: OperationResult) -> None:
         return
     with transaction.atomic():
         theirs = operation.results.filter(instance=old, deferred=True, state=ResultState.WAITING)
-        if not theirs.update(deferred=False, not_before=_drained_at()):
+        note = "Ends, since the new one has taken its place."
+        if not theirs.update(deferred=False, not_before=_drained_at(), note=note):
             return
         Instance.objects.filter(pk=new.pk).update(replaces=None)
         Instance.objects.filter(pk=old.pk).update(

@@ -5,11 +5,12 @@ from typing import Any
 from django.utils.translation import gettext
 from rest_framework import exceptions
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from infini import keys
-from infini.models import User
+from infini.key_rules import Use, use_of
+from infini.models import ApiKey, User
 
 LOGGED_IN = "logged_in"
 
@@ -43,9 +44,20 @@ class RolePermission(BasePermission):
         method = "GET" if request.method == "HEAD" else request.method
         if method == "OPTIONS" or not hasattr(view, method.lower()):
             return True  # described, or answered 405
+        if isinstance(request.auth, ApiKey):
+            refuse_beyond_scope(request.auth, method)
         needs = getattr(view, "needs", LOGGED_IN if view.__module__.startswith("drf_spectacular") else None)
         needed = needs.get(method) if isinstance(needs, dict) else needs
         return needed is not None and (needed == LOGGED_IN or request.user.has_perm(needed))
+
+
+def refuse_beyond_scope(key: ApiKey, method: str) -> None:
+    """Raise PermissionDenied when the key is not for the API, or for reading it and ``method`` writes."""
+    use = use_of(key.scopes)
+    if use == Use.MODELS:
+        raise exceptions.PermissionDenied("This API key is for talking to models only.")
+    if use == Use.READ and method not in SAFE_METHODS:
+        raise exceptions.PermissionDenied("This API key is for reading only.")
 
 
 def crud_needs(app: str, model: str) -> dict[str, str]:

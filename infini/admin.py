@@ -11,19 +11,16 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import path, reverse
-from django.utils import timezone
+from django.urls import path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from infini import alert_admin, events, keys, logins, two_step
+from infini import alert_admin, events, key_admin, logins, two_step
 from infini.admin_base import (
     AdminPasswordChangeForm,
     BaseAdmin,
-    DropdownFilter,
     RelatedDropdownFilter,
     UnfoldAdminSelectWidget,
     UserChangeForm,
@@ -31,13 +28,13 @@ from infini.admin_base import (
     display,
 )
 from infini.admin_verbs import Verb, names_of
-from infini.display import ABSENT, BAD, GOOD, QUIET, Chip, ago, link
+from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
 from infini.event_words import event_words
-from infini.models import ApiKey, Event, User
+from infini.models import Event, User
 from infini.roles import ROLES
 from infini.timeline import event_text, subject_url, visible_events
 
-__all__ = ["alert_admin"]  # registers itself
+__all__ = ["alert_admin", "key_admin"]  # they register themselves
 
 # Importing its admin has registered the queue's tables; they are inner works, not pages for people.
 for _queue_model in (django_q.admin.Schedule, django_q.admin.Success, django_q.admin.Failure, django_q.admin.OrmQ):
@@ -202,108 +199,6 @@ def _set_role(user: User, role: Group | None) -> dict[str, Any]:
     if role:
         user.groups.add(role)
     return {"role": [before, [role.name] if role else []]}
-
-
-REVOKE = Verb(
-    name="revoke",
-    label=_("Revoke"),
-    icon="key_off",
-    permission=None,  # one's own always; the list holds no others without the permission
-    run=keys.revoke_key,
-    done=lambda rows: gettext("Revoked: %(names)s.") % {"names": names_of(rows)},
-    effect=_("Whoever uses the key is refused from now on. This cannot be undone."),
-    danger=True,
-)
-
-
-class KeyStateFilter(DropdownFilter):
-    title = _("state")
-    parameter_name = "state"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("usable", _("Usable")), ("ended", _("Expired or revoked"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
-        usable = ApiKey.objects.usable(timezone.now()).values("pk")
-        if self.value() == "usable":
-            return queryset.filter(pk__in=usable)
-        return queryset.exclude(pk__in=usable) if self.value() == "ended" else queryset
-
-
-@admin.register(ApiKey)
-class ApiKeyAdmin(BaseAdmin):
-    """Everybody makes and revokes keys of their own; who may see all keys, sees all."""
-
-    verbs = [REVOKE]
-    list_display = ["name", "prefix_shown", "user", "state_shown", "expires", "used", "created"]
-    list_select_related = ["user"]
-    list_filter = [KeyStateFilter]
-    search_fields = ["name", "prefix", "user__username"]
-    fieldsets = [(None, {"fields": ["name", "expires_at"]})]
-    empty_text = _("A key lets a program use the API and the models in your name.")
-
-    def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
-        return rows if request.user.has_perm("infini.view_apikey") else rows.filter(user=request.user)
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return True
-
-    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return True
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return True
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
-        by: Any = request.user
-        made, text = keys.create_key(user=by, name=obj.name, expires_at=obj.expires_at, by=by)
-        obj.pk, obj.prefix = made.pk, made.prefix
-        request.key_text = text  # type: ignore[attr-defined]
-
-    def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
-        """The key is shown this once, and stored nowhere."""
-        context = {
-            **self.admin_site.each_context(request),
-            "title": gettext("Your new API key"),
-            "opts": self.opts,
-            "key": obj,
-            "key_text": request.key_text,  # type: ignore[attr-defined]
-            "site": request.build_absolute_uri("/").rstrip("/"),
-            "list_url": reverse("admin:infini_apikey_changelist"),
-        }
-        response = TemplateResponse(request, "admin/infini/apikey/made.html", context)
-        response["Cache-Control"] = "no-store"
-        return response
-
-    @display(description=_("Key"))
-    def prefix_shown(self, key: ApiKey) -> SafeString:
-        return format_html("<code>{}…</code>", key.prefix)
-
-    @display(description=_("State"))
-    def state_shown(self, key: ApiKey) -> Chip:
-        if key.revoked_at:
-            return Chip(gettext("Revoked"), QUIET, "key_off")
-        if key.expires_at and key.expires_at <= timezone.now():
-            return Chip(gettext("Expired"), BAD, "event_busy")
-        return Chip(gettext("Usable"), GOOD, "check_circle")
-
-    @display(description=_("Expires"), ordering="expires_at")
-    def expires(self, key: ApiKey) -> str:
-        return f"{timezone.localtime(key.expires_at):%Y-%m-%d %H:%M}" if key.expires_at else gettext("never")
-
-    @display(description=_("Last used"), ordering="last_used_at")
-    def used(self, key: ApiKey) -> SafeString:
-        return ago(key.last_used_at)
-
-    @display(description=_("Made"), ordering="created_at")
-    def created(self, key: ApiKey) -> SafeString:
-        return ago(key.created_at)
 
 
 @admin.register(Event)

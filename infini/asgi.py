@@ -12,6 +12,7 @@ django_app: Any = get_asgi_application()  # loads the apps; what follows may imp
 from channels.routing import URLRouter  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
+from chat import consumers as chat_sockets  # noqa: E402
 from chat import gateway  # noqa: E402
 from deployments import consumers as log_sockets  # noqa: E402
 from infini import event_socket  # noqa: E402
@@ -20,7 +21,7 @@ from infini.sockets import admitted, refuse  # noqa: E402
 
 pages_and_api = refuse_large_bodies(django_app)
 no_such_socket: Any = refuse
-socket_routes = [*event_socket.socket_routes, *log_sockets.socket_routes]
+socket_routes = [*event_socket.socket_routes, *log_sockets.socket_routes, *chat_sockets.socket_routes]
 sockets = admitted(URLRouter([*socket_routes, re_path(r"", no_such_socket)]))
 
 # What was loaded stays for good: a collection in the middle of a large list need not look at it again.

@@ -99,6 +99,10 @@ def check_ports(say: Say) -> None:
     if settings.PORT == settings.AGENT_PORT:
         raise StartRefused(f"INFINI_PORT and INFINI_AGENT_PORT are both {settings.PORT}; give them different ports.")
     _check_port(settings.HOST, settings.PORT, "INFINI_PORT")
+    if settings.GATEWAY_PORT:
+        if settings.GATEWAY_PORT in (settings.PORT, settings.AGENT_PORT):
+            raise StartRefused(f"INFINI_GATEWAY_PORT is {settings.GATEWAY_PORT}, which another program has.")
+        _check_port(settings.HOST, settings.GATEWAY_PORT, "INFINI_GATEWAY_PORT")
     try:
         _check_port("127.0.0.1", settings.AGENT_PORT, "INFINI_AGENT_PORT")
     except StartRefused:

@@ -61,6 +61,7 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     revoked_at = models.DateTimeField(_("revoked"), null=True, editable=False)
     last_used_at = models.DateTimeField(_("last used"), null=True, editable=False)
+    changed_at = models.DateTimeField(default=timezone.now, editable=False, db_index=True)  # for gateways: what is new
 
     objects = ApiKeyQuerySet.as_manager()
 

@@ -49,4 +49,24 @@ def with_completions(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             "responses": {"200": answer},
         }
     }
+    for name in ("chat/completions", "completions", "embeddings", "rerank"):
+        result["paths"][f"/v1/{name}"] = {
+            "post": {
+                "operationId": f"v1_{name.replace('/', '_')}",
+                "description": "OpenAI's, from whatever serves `model`; unknown fields pass untouched.",
+                "tags": ["v1"],
+                "security": [{"key": []}, {"session": []}],
+                "requestBody": {"required": True, "content": content},
+                "responses": {"200": {"description": "The model server's own answer.", "content": content}},
+            }
+        }
+    result["paths"]["/v1/models"] = {
+        "get": {
+            "operationId": "v1_models",
+            "description": "The models that can be asked now.",
+            "tags": ["v1"],
+            "security": [{"key": []}, {"session": []}],
+            "responses": {"200": {"description": "OpenAI's list of models.", "content": content}},
+        }
+    }
     return result

@@ -61,7 +61,13 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = REQUEST_MAX_BYTES
 UPSTREAM_CONNECT_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_CONNECT_TIMEOUT_SECONDS", 5.0, least=0.1)
 UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS", 300.0, least=0.1)
 UPSTREAM_IDLE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_IDLE_TIMEOUT_SECONDS", 120.0, least=0.1)
+UPSTREAM_TOTAL_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_TOTAL_TIMEOUT_SECONDS", 7200.0, least=0.1)
 STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=1024)
+
+# 0: the web process is the only gateway. Else `make up` starts one of its own there, under uvicorn.
+GATEWAY_PORT = env_int("INFINI_GATEWAY_PORT", 0, least=0, most=65535)
+USAGE_DAYS = env_int("INFINI_USAGE_DAYS", 90, least=1)  # single requests; the sums of days stay
+REDIS_URL = env_str("REDIS_URL")  # limits hold across processes with it, within each without
 
 # Alerts by e-mail; without a host there are none. With `none` a password would travel in the clear.
 _smtp_tls = env_word("INFINI_SMTP_TLS", ("starttls", "tls", "none"))

@@ -24,19 +24,19 @@ SLOW_START_SECONDS = 60.0
 Ready = Callable[["Site"], None]
 
 
-def address() -> str:
-    """Where a browser on this machine finds the site."""
+def address(port: int | None = None) -> str:
+    """Where a browser on this machine finds the site, or what listens on another port of it."""
     host = settings.HOST.strip("[]")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return _url(f"[{host}]" if ":" in host else host)
+    return _url(f"[{host}]" if ":" in host else host, port)
 
 
-def _url(host: str) -> str:
-    return f"http://{host}:{settings.PORT}/"
+def _url(host: str, port: int | None = None) -> str:
+    return f"http://{host}:{port or settings.PORT}/"
 
 
 def programs() -> list[Program]:
-    """The agent, web, worker and monitor, each also a command of its own."""
+    """The agent, web, worker, monitor and, when it has a port, the gateway, each also a command of its own."""
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
     web = ["-m", "daphne", "-v", "0", "-b", settings.HOST.strip("[]"), "-p", str(settings.PORT)]
     web += ["--websocket_timeout", "-1", *(["--proxy-headers"] if settings.TRUST_PROXY else [])]
@@ -45,6 +45,7 @@ def programs() -> list[Program]:
         "web": [sys.executable, *web, "infini.asgi:application"],
         "worker": [*manage, "qcluster"],
         "monitor": [*manage, "monitor"],
+        **({"gateway": [*manage, "gateway"]} if settings.GATEWAY_PORT else {}),
     }
     agent = Program(
         "agent",
@@ -149,6 +150,8 @@ class Site:
         ]
         if settings.HOST in ("0.0.0.0", "::"):
             lines.append(f"From other machines: {_url(socket.gethostname())} (more names: INFINI_ALLOWED_HOSTS)")
+        if settings.GATEWAY_PORT:
+            lines.append(f"OpenAI gateway: {address(settings.GATEWAY_PORT)}v1")
         if settings.PUBLIC_URL:
             lines.append(f"Public address: {settings.PUBLIC_URL}")
         self.say("\n".join([*lines, f"ready: {address()}"]))

@@ -13,6 +13,7 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 
 from infini.bodies import Asgi, Receive, Scope, Send
+from infini.key_rules import Use, use_of
 from infini.keys import find_key
 from infini.models import User
 
@@ -48,7 +49,7 @@ def identify(scope: Scope) -> User | None:
     scheme, _, text = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     if scheme.lower() == "bearer":
         key = find_key(text.strip())
-        return key.user if key else None
+        return key.user if key and use_of(key.scopes) == Use.ALL else None  # a narrower key opens no socket
     return _session_user(request) if _from_our_origin(request) else None
 
 

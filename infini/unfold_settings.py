@@ -5,7 +5,7 @@ from typing import Any
 
 from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from infini.badges import badges_for
@@ -22,6 +22,17 @@ def _file(path: str) -> Callable[[HttpRequest], str]:
 def _item(title: Any, icon: str, page: str, permission: str | None = None) -> dict[str, Any]:
     item: dict[str, Any] = {"title": title, "icon": icon, "link": reverse_lazy(f"admin:{page}")}
     return item | {"permission": _may(permission)} if permission else item
+
+
+def _page(title: Any, icon: str, name: str, permission: str, *, but: str = "") -> dict[str, Any]:
+    """A page of our own, beside the admin's, with all below it, except what is below the page named ``but``."""
+
+    def active(request: HttpRequest) -> bool:
+        elsewhere = bool(but) and request.path.startswith(reverse(but))
+        return request.path.startswith(reverse(name)) and not elsewhere
+
+    shown = {"title": title, "icon": icon, "link": reverse_lazy(name), "active": active}
+    return shown | {"permission": _may(permission)}
 
 
 def _list(title: Any, icon: str, app: str, model: str) -> dict[str, Any]:
@@ -59,7 +70,16 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 _list(_("Services"), "deployed_code", "deployments", "service"),
                 _list(_("Models"), "smart_toy", "inventory", "aimodel"),
+                _list(_("Endpoints"), "cloud", "chat", "endpoint"),
+                _list(_("Traffic rules"), "traffic", "chat", "trafficrule"),
                 _list(_("Operations"), "published_with_changes", "deployments", "operation"),
+            ],
+        },
+        {
+            "title": _("Chat"),
+            "items": [
+                _page(_("Chat"), "forum", "chat", "chat.use_chat", but="chat_compare"),
+                _page(_("Compare"), "compare", "chat_compare", "chat.use_chat"),
             ],
         },
         {
@@ -67,6 +87,7 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "items": [
                 _list(_("Alerts"), "notifications", "infini", "alert"),
                 _list(_("Timeline"), "timeline", "infini", "event"),
+                {"title": _("Usage"), "icon": "bar_chart", "link": reverse_lazy("usage_page")},
             ],
         },
         {

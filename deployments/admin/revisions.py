@@ -81,12 +81,13 @@ def _roll_back(model_admin: Any, request: HttpRequest, service: Any, number: int
         return HttpResponseNotAllowed(["POST"])
     verb = Verb(
         name="roll_back_to",
-        label=_("Roll back to r%(number)s") % {"number": number},
+        label=_("Roll back"),
         icon="undo",
         permission=DEPLOY_PERMISSION,
         run=lambda row, by: lifecycle.roll_back(row, by=by, number=number),
         done=lambda rows: gettext("Rolling back: %(names)s.") % {"names": names_of(rows)},
-        effect=_("This revision is deployed on every server, in place of the present one."),
+        effect=gettext("r%(number)d is deployed on every server, in place of the present revision.")
+        % {"number": number},
     )
     if CONFIRMED not in request.POST:
         return confirm(model_admin, request, verb, [service], back=f"{model_admin.page_url(service)}revisions/")

@@ -1,248 +1,214 @@
-// The chat page: sends a question, shows the answer as it arrives, stops, retries, clears.
+// The chat page: one conversation between the list of all and its settings.
 
-import { AnswerError, streamAnswer } from "./completions.js";
-import { renderMarkdown } from "./markdown.js";
+import { api, data, texts } from "./chat_api.js";
+import { Composer, announce } from "./chat_composer.js";
+import { closeDrawers } from "./chat_drawers.js";
+import { ConversationList } from "./chat_list.js";
+import { drawChip, fillPicker, firstService, keepLooking, serviceOf, whyNot } from "./chat_services.js";
+import { Settings } from "./chat_settings.js";
+import { ChatSocket } from "./chat_socket.js";
+import { Thread } from "./chat_thread.js";
 
-const RENDER_EVERY_MS = 80;
-const POLL_EVERY_MS = 1000;
-const NEAR_THE_END_PX = 120;
+const NEW_REF = "new";
 
 const byId = (id) => document.getElementById(id);
-const root = byId("chat");
-const texts = {};
-for (const [name, value] of Object.entries(root.dataset)) {
-  if (name.startsWith("text")) texts[name.slice(4).toLowerCase()] = value;
-}
-const input = byId("chat-input");
-const list = byId("chat-messages");
-const words = typeof Intl.Segmenter === "function" ? new Intl.Segmenter(undefined, { granularity: "word" }) : null;
+const picker = byId("chat-service");
+const asked = Number(new URLSearchParams(location.search).get("service")) || null;
 
-/** What was said, oldest first: {role, text, state, box}. */
-let turns = [...list.querySelectorAll(".chat-message")].map((box) => {
-  const text = box.querySelector(".chat-text").textContent;
-  return { role: box.dataset.role, state: box.dataset.state, text, box };
+let conversation = null; // what is shown; null before its first question
+let serviceId = null;
+let beginning = false;
+let thread = null;
+
+const list = new ConversationList(byId("chat-rows"), byId("chat-search"), (id) => go(id));
+const settings = new Settings(byId("chat-settings-form"), byId("chat-saved"), byId("chat-settings-problem"));
+const composer = new Composer({ send, stop: () => thread.stop() });
+const socket = new ChatSocket(take, (open) => {
+  const bar = byId("not-live");
+  bar.hidden = open;
+  if (!open) bar.textContent = texts.not_live;
+  if (open) thread.rejoin();
 });
-let running = null;
+thread = new Thread(document.querySelector("[data-thread=chat]"), socket, {
+  changed: refresh,
+  ended: (turn) => {
+    announce(turn.state === "failed" ? `${texts.failed}: ${turn.reason}` : texts[turn.state === "complete" ? "done" : "stopped"]);
+    list.reload();
+  },
+  problem: (sentence) => composer.problem(sentence),
+  asked: () => composer.problem(""),
+});
 
-function show(turn) {
-  const target = turn.box.querySelector(".chat-text");
-  if (turn.role === "assistant") renderMarkdown(target, turn.text, texts.code);
-  else target.textContent = turn.text;
-}
-
-function addTurn(role, text, state) {
-  const box = byId("chat-template").content.firstElementChild.cloneNode(true);
-  box.dataset.role = role;
-  box.dataset.state = state;
-  if (role === "user") box.querySelector(".chat-who").textContent = texts.you;
-  const turn = { role, text, state, box };
-  turns.push(turn);
-  byId("chat-empty").hidden = true;
-  byId("chat-clear").disabled = false;
-  list.append(box);
-  show(turn);
-  return turn;
-}
-
-function setFoot(turn, state, sentence) {
-  turn.state = state;
-  turn.box.dataset.state = state;
-  const foot = turn.box.querySelector(".chat-foot");
-  foot.replaceChildren();
-  if (state === "failed" || state === "stopped") {
-    const mark = document.createElement("span");
-    mark.className = "chat-state";
-    mark.textContent = texts[state];
-    foot.append(mark, " ");
+function take(frame) {
+  if (frame.type === "created" && frame.ref === NEW_REF) begun(frame.conversation);
+  else if (frame.type === "error" && !frame.answer) refused(frame);
+  const about = frame.conversation?.id || frame.conversation;
+  if (about !== thread.id || !about) return;
+  if (frame.type === "status") onStatus(frame.conversation);
+  if (frame.type === "start") {
+    announce(texts.answering);
+    list.reload();
   }
-  foot.append(sentence);
+  thread.take(frame);
 }
 
-function addRetry(turn, question) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.className = "chat-button chat-retry";
-  button.textContent = texts.retry;
-  button.addEventListener("click", () => {
-    button.remove();
-    send(question);
-  });
-  turn.box.querySelector(".chat-foot").append(" ", button);
+function begun(made) {
+  beginning = false;
+  conversation = { ...made, ...settings.read() };
+  thread.show(conversation, [], false);
+  settings.adopt(made.id);
+  history.replaceState(null, "", `${data.page_url}${made.id}/`);
+  list.choose(made.id);
+  refresh();
 }
 
-// A question whose answer failed or stayed empty is left out with it: models expect both, in turn.
-function context() {
-  const kept = [];
-  for (const turn of turns) {
-    if (turn.role === "assistant" && (turn.state === "failed" || !turn.text)) {
-      if (kept.at(-1)?.role === "user") kept.pop();
-    } else {
-      kept.push({ role: turn.role, content: turn.text });
-    }
+function refused(frame) {
+  beginning = false;
+  composer.problem(frame.message);
+  composer.giveBack();
+  refresh();
+}
+
+function onStatus(told) {
+  if (told.gone) {
+    go(null);
+    list.reload();
+    return;
   }
-  return kept;
+  const renamed = told.title !== conversation.title;
+  conversation = { ...conversation, ...told };
+  serviceId = told.service_id;
+  if (renamed) list.reload();
+  refresh();
 }
 
-function countWords(text) {
-  if (!words) return text.split(/\s+/).filter(Boolean).length;
-  let count = 0;
-  for (const part of words.segment(text)) count += part.isWordLike ? 1 : 0;
-  return count;
-}
-
-function figures(timing, text, server) {
-  const parts = [];
-  if (server) parts.push(server);
-  if (timing.first) {
-    const wait = timing.first - timing.asked;
-    parts.push(`${texts.first} ${wait < 1000 ? `${Math.round(wait)} ms` : `${(wait / 1000).toFixed(2)} s`}`);
-    const seconds = (timing.last - timing.first) / 1000;
-    if (seconds > 0.05) parts.push(`${(countWords(text) / seconds).toFixed(1)} ${texts.rate}`);
+async function send(content) {
+  if (conversation) {
+    await settings.flush();
+    thread.ask({ content });
+    return;
   }
-  return parts.join(" · ");
+  beginning = true;
+  refresh();
+  socket.say({ type: "send", ref: NEW_REF, service: serviceId, content, ...settings.read() });
 }
 
-function isNearTheEnd() {
-  const page = document.scrollingElement;
-  return page.scrollHeight - page.scrollTop - page.clientHeight < NEAR_THE_END_PX;
+function refresh() {
+  const service = serviceOf(serviceId);
+  fillPicker(picker, serviceId);
+  drawChip(byId("chat-chip"), service);
+  composer.set(Boolean(thread?.running), beginning ? [] : whyNot(service));
+  const menu = byId("chat-menu");
+  menu.hidden = !conversation;
+  if (conversation) {
+    byId("chat-export-markdown").href = `${data.api_url}/${conversation.id}/export?as=markdown`;
+    byId("chat-export-json").href = `${data.api_url}/${conversation.id}/export?as=json`;
+  }
+  document.title = conversation?.title || texts.untitled;
 }
 
-function toTheEnd() {
-  const page = document.scrollingElement;
-  page.scrollTop = page.scrollHeight;
-}
-
-// Shows the growing answer now and then; who has scrolled up stays where he reads.
-function drawing(turn) {
-  let timer = null;
-  const draw = () => {
-    timer = null;
-    const follow = isNearTheEnd();
-    show(turn);
-    if (follow) toTheEnd();
-  };
-  return {
-    soon: () => { timer ??= setTimeout(draw, RENDER_EVERY_MS); },
-    now: () => { clearTimeout(timer); draw(); },
-  };
-}
-
-function setRunning(control) {
-  running = control;
-  byId("chat-send").hidden = Boolean(control);
-  byId("chat-stop").hidden = !control;
-  root.toggleAttribute("data-running", Boolean(control));
-}
-
-function token() {
-  const start = `${root.dataset.csrfCookie}=`;
-  return document.cookie.split("; ").find((pair) => pair.startsWith(start))?.slice(start.length) || "";
-}
-
-async function send(question) {
-  if (running) return;
-  const control = new AbortController();
-  setRunning(control);
-  addTurn("user", question, "complete");
-  const messages = context();
-  const answer = addTurn("assistant", "", "streaming");
-  toTheEnd();
-  byId("chat-status").textContent = texts.waiting;
-  const timing = { asked: performance.now(), first: 0, last: 0 };
-  const picture = drawing(answer);
-  const onText = (piece) => {
-    timing.last = performance.now();
-    if (!timing.first) {
-      timing.first = timing.last;
-      byId("chat-status").textContent = texts.answering;
-    }
-    answer.text += piece;
-    picture.soon();
-  };
+/** Shows another conversation, or (null) a new one, without leaving the page. */
+async function go(id, remember = true) {
   try {
-    const url = root.dataset.completionsUrl;
-    const server = await streamAnswer({ url, token: token(), messages, signal: control.signal, onText, texts });
-    setFoot(answer, "complete", figures(timing, answer.text, server));
-    byId("chat-status").textContent = texts.done;
-  } catch (error) {
-    failed(answer, question, error, control.signal.aborted, figures(timing, answer.text, ""));
-  } finally {
-    setRunning(null);
-    picture.now();
-  }
-}
-
-function failed(answer, question, error, wasStopped, told) {
-  if (wasStopped) {
-    setFoot(answer, "stopped", told);
-    byId("chat-status").textContent = texts.stopped;
-    return;
-  }
-  const sentence = error instanceof AnswerError ? error.message : texts.broken;
-  setFoot(answer, "failed", sentence);
-  addRetry(answer, question);
-  byId("chat-status").textContent = `${texts.failed}: ${sentence}`;
-}
-
-// An answer another tab is getting, or one just left by a reload: read from the history until it has ended.
-async function follow(turn, position) {
-  for (;;) {
-    await new Promise((resolve) => { setTimeout(resolve, POLL_EVERY_MS); });
-    if (running || !turns.includes(turn)) return;
-    const response = await fetch(root.dataset.historyUrl).catch(() => null);
-    const rows = response?.ok ? await response.json() : [];
-    const row = rows[rows.length - position];
-    if (!row) return;
-    turn.text = row.content;
-    show(turn);
-    if (row.state !== "streaming") {
-      setFoot(turn, row.state, row.reason);
-      return;
+    let turns = [];
+    let more = false;
+    let next = null;
+    if (id) {
+      next = await api("GET", `${data.api_url}/${id}`);
+      ({ turns, more } = await api("GET", `${data.api_url}/${id}/turns`));
     }
+    if (remember) history.pushState(null, "", id ? `${data.page_url}${id}/` : data.page_url);
+    closeDrawers();
+    show(next, turns, more);
+    composer.field.focus();
+  } catch (error) {
+    composer.problem(error.message);
   }
 }
 
-async function clear() {
-  running?.abort();
-  const response = await fetch(root.dataset.historyUrl, { method: "DELETE", headers: { "X-CSRFToken": token() } }).catch(() => null);
-  if (!response?.ok) {
-    const told = await response?.json().catch(() => ({}));
-    byId("chat-status").textContent = told?.error?.message || texts.unreachable;
+function show(next, turns, more) {
+  conversation = next;
+  serviceId = next?.service_id || (serviceOf(asked) || serviceOf(serviceId) || firstService())?.id || null;
+  composer.problem("");
+  announce("");
+  settings.show(next?.id, next);
+  thread.show(next, turns, more);
+  list.choose(next?.id || null);
+  refresh();
+}
+
+picker.addEventListener("change", async () => {
+  serviceId = Number(picker.value) || serviceId;
+  refresh();
+  if (!conversation) return;
+  try {
+    await api("PATCH", `${data.api_url}/${conversation.id}`, { service_id: serviceId });
+    list.reload();
+  } catch (error) {
+    composer.problem(error.message);
+  }
+});
+
+byId("chat-new").addEventListener("click", (event) => {
+  if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  go(null);
+});
+addEventListener("popstate", () => {
+  go(Number(location.pathname.match(/\/(\d+)\/$/)?.[1]) || null, false);
+});
+
+byId("chat-rename").addEventListener("click", () => {
+  byId("chat-menu").open = false;
+  byId("chat-rename-text").value = conversation.title;
+  byId("chat-rename-dialog").showModal();
+  byId("chat-rename-text").select();
+});
+byId("chat-rename-text").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  byId("chat-rename-dialog").close("rename");
+});
+byId("chat-rename-dialog").addEventListener("close", () => finishDialog("chat-rename-dialog", "rename", async () => {
+  await api("PATCH", `${data.api_url}/${conversation.id}`, { title: byId("chat-rename-text").value });
+  conversation.title = byId("chat-rename-text").value;
+  list.reload();
+  refresh();
+}));
+byId("chat-delete").addEventListener("click", () => {
+  byId("chat-menu").open = false;
+  byId("chat-delete-dialog").showModal();
+});
+byId("chat-delete-dialog").addEventListener("close", () => finishDialog("chat-delete-dialog", "delete", async () => {
+  await api("DELETE", `${data.api_url}/${conversation.id}`);
+  await go(null);
+  list.reload();
+}));
+
+async function finishDialog(id, wanted, work) {
+  const dialog = byId(id);
+  const { returnValue } = dialog;
+  dialog.returnValue = "";
+  if (returnValue !== wanted) {
+    byId("chat-menu").querySelector("summary").focus();
     return;
   }
-  for (const turn of turns) turn.box.remove();
-  turns = [];
-  byId("chat-empty").hidden = false;
-  byId("chat-clear").disabled = true;
-  byId("chat-status").textContent = texts.cleared;
+  try {
+    await work();
+  } catch (error) {
+    composer.problem(error.message);
+  }
 }
-
-byId("chat-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const question = input.value.trim();
-  if (!question || running) return;
-  input.value = "";
-  send(question);
-});
-input.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  byId("chat-form").requestSubmit();
-});
-byId("chat-stop").addEventListener("click", () => {
-  running?.abort();
-  input.focus();
-});
-byId("chat-clear").addEventListener("click", () => byId("chat-dialog").showModal());
-byId("chat-dialog").addEventListener("close", () => {
-  if (byId("chat-dialog").returnValue === "clear") clear();
-  byId("chat-dialog").returnValue = "";
-  byId("chat-clear").focus();
+document.addEventListener("click", (event) => {
+  if (!event.target.closest("#chat-menu")) byId("chat-menu").open = false;
 });
 
-turns.forEach((turn, index) => {
-  show(turn);
-  if (turn.state === "streaming") follow(turn, turns.length - index);
+byId("chat-menu").addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  byId("chat-menu").open = false;
+  byId("chat-menu").querySelector("summary").focus();
 });
-if (turns.length) toTheEnd();
-root.setAttribute("data-ready", "");
+
+keepLooking(refresh);
+show(data.conversation, data.turns, data.more);
+byId("chat").setAttribute("data-ready", "");

@@ -1,85 +1,151 @@
-// A little Markdown, built from DOM nodes alone: text from a model is never parsed as HTML.
+// A model's Markdown, shown safely: no HTML, nothing loaded from elsewhere, and what is rendered is sanitised once more.
 
-const FENCE = /^\s*```\s*([\w+#.-]*)\s*$/;
-const BULLET = /^\s*[-*+]\s+(.*)$/;
-const NUMBER = /^\s*(\d{1,9})[.)]\s+(.*)$/;
-const HEADING = /^(#{1,6})\s+(.*)$/;
-const INLINE = /(`[^`\n]+`|\*\*[^*\n]+\*\*)/;
+import "../vendor/markdown-it/markdown-it.min.js";
+import "../vendor/dompurify/purify.min.js";
 
-/** Replaces what is in `target` with `text`: fences, inline code, bold, headings and flat lists; all else as it is. */
-export function renderMarkdown(target, text, codeLabel) {
-  const out = document.createDocumentFragment();
-  const lines = text.split("\n");
-  let at = 0;
-  while (at < lines.length) {
-    at = block(out, lines, at, codeLabel);
+const LINKS = /^(?:https?:\/\/|mailto:)/i;
+const HIGHLIGHTED_MOST_CHARS = 50000;
+const TAGS = "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr li ol p pre s strong table tbody td th thead tr ul".split(" ");
+const CLEAN = {
+  ALLOWED_TAGS: TAGS,
+  ALLOWED_ATTR: ["href", "title", "class", "start", "target", "rel"],
+  ALLOW_DATA_ATTR: false,
+  ALLOWED_URI_REGEXP: LINKS,
+  ADD_URI_SAFE_ATTR: ["target", "rel", "start"], // else their values too would have to look like links
+  RETURN_DOM_FRAGMENT: true,
+};
+const CLEAN_CODE = { ALLOWED_TAGS: ["span"], ALLOWED_ATTR: ["class"], ALLOW_DATA_ATTR: false, RETURN_DOM_FRAGMENT: true };
+
+const { markdownit, DOMPurify } = globalThis;
+const parser = markdownit({ html: false, linkify: true, breaks: true });
+parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
+parser.validateLink = (url) => LINKS.test(url.trim());
+
+parser.renderer.rules.link_open = (tokens, at, options, env, self) => {
+  tokens[at].attrSet("target", "_blank");
+  tokens[at].attrSet("rel", "noopener noreferrer nofollow");
+  return self.renderToken(tokens, at, options);
+};
+// A picture would be fetched from wherever the model says, with whatever it put into the address: it is a link.
+parser.renderer.rules.image = (tokens, at) => {
+  const { escapeHtml } = parser.utils;
+  const source = escapeHtml(tokens[at].attrGet("src") || "");
+  return `<a href="${source}" target="_blank" rel="noopener noreferrer nofollow">${escapeHtml(tokens[at].content || "") || source}</a>`;
+};
+
+let highlighter = null;
+function loadHighlighter() {
+  highlighter ??= import("../vendor/highlight/highlight.min.js").then((module) => module.default);
+  return highlighter;
+}
+
+/** The text in `box`, which may grow: a block that is done is not touched again, so selections and scrolls in it stay. */
+export class MarkdownView {
+  constructor(box, texts) {
+    this.box = box;
+    this.texts = texts;
+    this.blocks = []; // {html, element}
   }
-  target.replaceChildren(out);
-}
 
-function block(out, lines, at, codeLabel) {
-  const line = lines[at];
-  if (FENCE.test(line)) return fence(out, lines, at, codeLabel);
-  if (BULLET.test(line)) return list(out, lines, at, "ul", BULLET);
-  if (NUMBER.test(line)) return list(out, lines, at, "ol", NUMBER);
-  const heading = HEADING.exec(line);
-  if (heading) {
-    inline(element(out, "p", "chat-heading"), heading[2]);
-    return at + 1;
-  }
-  return line.trim() ? paragraph(out, lines, at) : at + 1;
-}
-
-function fence(out, lines, at, codeLabel) {
-  const end = lines.findIndex((line, position) => position > at && /^\s*```\s*$/.test(line));
-  const last = end < 0 ? lines.length : end;
-  const pre = element(out, "pre");
-  pre.tabIndex = 0;
-  pre.setAttribute("aria-label", FENCE.exec(lines[at])[1] || codeLabel);
-  element(pre, "code").textContent = lines.slice(at + 1, last).join("\n");
-  return last + 1;
-}
-
-function list(out, lines, at, kind, pattern) {
-  const box = element(out, kind);
-  if (kind === "ol") box.start = Number(pattern.exec(lines[at])[1]);
-  while (at < lines.length && pattern.test(lines[at])) {
-    const match = pattern.exec(lines[at]);
-    inline(element(box, "li"), match[match.length - 1]);
-    at += 1;
-  }
-  return at;
-}
-
-function paragraph(out, lines, at) {
-  const box = element(out, "p");
-  for (let first = true; at < lines.length && lines[at].trim() && (first || isPlain(lines[at])); first = false) {
-    if (!first) box.append(document.createElement("br"));
-    inline(box, lines[at]);
-    at += 1;
-  }
-  return at;
-}
-
-function isPlain(line) {
-  return ![FENCE, BULLET, NUMBER, HEADING].some((pattern) => pattern.test(line));
-}
-
-function inline(box, text) {
-  for (const part of text.split(INLINE)) {
-    if (part.length > 2 && part.startsWith("`") && part.endsWith("`")) {
-      element(box, "code").textContent = part.slice(1, -1);
-    } else if (part.length > 4 && part.startsWith("**") && part.endsWith("**")) {
-      element(box, "strong").textContent = part.slice(2, -2);
-    } else if (part) {
-      box.append(part);
+  update(text, finished) {
+    const fresh = blocksOf(text);
+    for (let at = 0; at < fresh.length; at += 1) {
+      const done = finished || at < fresh.length - 1;
+      let block = this.blocks[at];
+      if (block?.html !== fresh[at]) {
+        const element = this.element(fresh[at]);
+        if (block) block.element.replaceWith(element);
+        else this.box.append(element);
+        block = this.blocks[at] = { html: fresh[at], element, highlighted: false };
+      }
+      if (done && !block.highlighted) {
+        block.highlighted = true;
+        block.element.querySelectorAll("pre > code").forEach(highlight);
+      }
     }
+    for (const block of this.blocks.splice(fresh.length)) block.element.remove();
+  }
+
+  element(html) {
+    const element = document.createElement("div");
+    element.className = "md-block";
+    element.append(DOMPurify.sanitize(html, CLEAN));
+    element.querySelectorAll("pre > code").forEach((code) => this.frame(code));
+    element.querySelectorAll("table").forEach((table) => {
+      const scroll = document.createElement("div");
+      scroll.className = "md-table";
+      scroll.tabIndex = 0;
+      table.replaceWith(scroll);
+      scroll.append(table);
+    });
+    return element;
+  }
+
+  // A code block says its language, scrolls by keyboard too, and can be copied.
+  frame(code) {
+    const pre = code.parentElement;
+    const box = document.createElement("div");
+    const bar = document.createElement("div");
+    const name = document.createElement("span");
+    const copy = document.createElement("button");
+    box.className = "md-code";
+    bar.className = "md-code-bar";
+    name.textContent = languageOf(code) || this.texts.code;
+    copy.type = "button";
+    copy.className = "md-copy";
+    copy.textContent = this.texts.copy;
+    copy.addEventListener("click", () => copyText(code.textContent, copy, this.texts));
+    pre.tabIndex = 0;
+    pre.setAttribute("aria-label", name.textContent);
+    bar.append(name, copy);
+    pre.replaceWith(box);
+    box.append(bar, pre);
   }
 }
 
-function element(parent, name, className) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  parent.append(made);
-  return made;
+/** Copies, and says so on the button for a moment; where the browser offers no clipboard (plain HTTP), the old way. */
+export async function copyText(text, button, texts) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    const field = document.createElement("textarea");
+    field.value = text;
+    field.className = "hidden-text";
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+    button.focus();
+  }
+  const label = button.querySelector("[data-label]") || button;
+  const before = label.textContent;
+  if (before === texts.copied) return;
+  label.textContent = texts.copied;
+  setTimeout(() => { label.textContent = before; }, 1500);
+}
+
+function blocksOf(text) {
+  const tokens = parser.parse(text, {});
+  const blocks = [];
+  let start = 0;
+  tokens.forEach((token, at) => {
+    if (token.level !== 0 || token.nesting === 1) return;
+    blocks.push(parser.renderer.render(tokens.slice(start, at + 1), parser.options, {}));
+    start = at + 1;
+  });
+  return blocks;
+}
+
+function languageOf(code) {
+  return [...code.classList].find((name) => name.startsWith("language-"))?.slice(9) || "";
+}
+
+async function highlight(code) {
+  const language = languageOf(code);
+  const text = code.textContent;
+  if (!language || text.length > HIGHLIGHTED_MOST_CHARS) return;
+  const hljs = await loadHighlighter().catch(() => null);
+  if (!hljs?.getLanguage(language)) return;
+  const { value } = hljs.highlight(text, { language, ignoreIllegals: true });
+  code.replaceChildren(DOMPurify.sanitize(value, CLEAN_CODE));
 }

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from django.test import Client
 
+from chat.models import Endpoint, TrafficRule
 from deployments.models import Service
 from deployments.phases import Phase
 from deployments.shown import Standing, standing_of, with_standing
@@ -27,6 +28,8 @@ LISTS = [
     "infini/event",
     "infini/apikey",
     "infini/user",
+    "chat/endpoint",
+    "chat/trafficrule",
 ]
 
 
@@ -40,6 +43,9 @@ def grow(make_server: Callable[..., Server], make_service: Callable[..., Service
         run_instances(make_service(f"svc-{tag}{i}", server))
         User.objects.create_user(f"u-{tag}{i}", password="x")
         create_key(user=by, name=f"k-{tag}{i}", by=by)
+        model = AIModel.objects.get(name=f"m-{tag}{i}")
+        Endpoint.objects.create(name=f"ep-{tag}{i}", base_url="http://127.0.0.1:1/v1", key="canary", model=model)
+        TrafficRule.objects.create(service=Service.objects.get(name=f"svc-{tag}{i}"), concurrency=3)
         AlertTarget.objects.create(name=f"t-{tag}{i}", address="http://127.0.0.1:1/", secret="canary")
         open_alert(AlertKind.SERVER_OFFLINE, Subject.of(server), "Silent.")
 

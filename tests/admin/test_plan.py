@@ -100,6 +100,7 @@ def test_queries_do_not_grow(make_server: Make, make_service: Make, api: APIClie
             told(api, service_id=service.pk)
         return len(captured)
 
+    operating.get(page), queries()  # what is looked up once: kinds of content, counts for all pages
     few, few_page = queries(), count_queries(operating, page)
     for n in range(4):
         equip(make_server(f"more-{n}"), 4)

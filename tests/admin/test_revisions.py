@@ -62,7 +62,9 @@ def test_the_page_shows_lines_and_goes_back_to_any_by_a_click(service: Service, 
     assert "From r2 to r3" in operating.get(page).content.decode()
 
     asked = operating.post(f"{page}1/roll-back/")
-    assert b"Roll back to r1" in asked.content and not Operation.objects.filter(kind="roll_back").exists()
+    assert (
+        b"r1 is deployed on every server" in asked.content and not Operation.objects.filter(kind="roll_back").exists()
+    )
     done = operating.post(f"{page}1/roll-back/", {"confirmed": "1"}, follow=True)
     assert messages_of(done) == "Rolling back: qwen."
     operation = Operation.objects.get(kind="roll_back")
@@ -84,6 +86,7 @@ def test_one_revision_alone_has_nothing_to_compare(make_service: Callable[..., S
 
 def test_queries_do_not_grow_with_revisions(service: Service, viewing: Client) -> None:
     pages = [f"/admin/deployments/service/{service.pk}/{path}" for path in ("", "revisions/")]
+    viewing.get(pages[0])  # what is counted once for all pages
     few = [count_queries(viewing, page) for page in pages]
     for number in range(5):
         revise(service, env={"A": f"more {number}"})

@@ -14,7 +14,7 @@ from tests.real_agent import RealAgent, wait_until
 
 SERVICE_FIELDS = {
     "id", "status", "phase", "ready", "pid", "port", "generation", "started_at", "finished_at", "exit_code",
-    "restarts", "restart_history", "reason",
+    "restarts", "restart_streak", "restart_history", "reason",
 }  # fmt: skip
 
 

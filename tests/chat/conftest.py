@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.chat.site import Site, start_site
+from tests.chat.site import Gateway, Site, start_gateway, start_site
 from tests.chat.upstream_script import ScriptedUpstream, Seen
 
 
@@ -25,6 +25,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     running.end()
 
 
+@pytest.fixture(scope="session")
+def gateway(site: Site) -> Iterator[Gateway]:
+    """The gateway as a process of its own, under uvicorn, over the site's database."""
+    running = start_gateway(site)
+    yield running
+    running.end()
+
+
 @dataclass
 class Case:
     """A service whose instances behave in one way, and what they saw."""
@@ -32,6 +40,7 @@ class Case:
     service_id: int
     url: str
     seen: Seen
+    model: str = ""
 
 
 @pytest.fixture
@@ -39,8 +48,9 @@ def case(site: Site, upstream: ScriptedUpstream) -> Callable[..., Case]:
     def make(behaviour: str, *, ports: list[int] | None = None, served_model: str = "tiny", name: str = "") -> Case:
         token = uuid.uuid4().hex[:8]
         prefix = f"/{behaviour}/{token}/v1"
+        name = name or f"s-{token}"
         service_id = site.service(ports or [upstream.port], prefix, served_model, name)
-        return Case(service_id, site.completions(service_id), upstream.seen[token])
+        return Case(service_id, site.completions(service_id), upstream.seen[token], name)
 
     return make
 

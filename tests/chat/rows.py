@@ -11,14 +11,15 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 from django.contrib.auth.models import Group  # noqa: E402
+from django.db.models import Sum  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from chat.history import messages_of  # noqa: E402
-from chat.models import Message  # noqa: E402
+from chat.models import Endpoint, Message, TrafficRule, Usage, UsageDay  # noqa: E402
 from deployments.models import Instance, Placement, Revision, Service  # noqa: E402
-from infini.keys import create_key  # noqa: E402
-from infini.models import User  # noqa: E402
+from infini.keys import create_key, digest_of, revoke_key  # noqa: E402
+from infini.models import ApiKey, User  # noqa: E402
 from inventory.models import Server  # noqa: E402
 
 
@@ -45,6 +46,43 @@ def service(name: str, ports: list[int], prefix: str, served_model: str) -> int:
             placement=placement, revision=revision, key=f"{made.pk}-{number}", phase="running", ready=True, port=port
         )
     return made.pk
+
+
+def key(owner: str, scopes: dict | None = None, limits: dict | None = None, expires_in: float | None = None) -> str:
+    """A further key of somebody's; its text."""
+    expires_at = timezone.now() + timedelta(seconds=expires_in) if expires_in else None
+    user = User.objects.get(username=owner)
+    _key, text = create_key(user=user, name="made", by=None, scopes=scopes, limits=limits, expires_at=expires_at)
+    return text
+
+
+def revoke(text: str) -> None:
+    revoke_key(ApiKey.objects.get(digest=digest_of(text)), by=None)
+
+
+def lock_out(name: str, locked: bool) -> None:
+    User.objects.filter(username=name).update(is_active=not locked)
+
+
+def traffic(service_id: int, **values: Any) -> None:
+    TrafficRule.objects.create(service_id=service_id, **values)
+
+
+def endpoint(name: str, base_url: str, key: str, served_model: str) -> int:
+    return Endpoint.objects.create(name=name, base_url=base_url, key=key, served_model=served_model).pk
+
+
+def used(service_id: int = 0, endpoint_id: int = 0) -> list[dict[str, Any]]:
+    """What is stored of a target's usage, oldest first."""
+    rows = Usage.objects.filter(service_id=service_id, endpoint_id=endpoint_id).order_by("pk")
+    names = ("user_name", "key_name", "instance", "model", "path", "streamed", "prompt_tokens", "completion_tokens")
+    return list(rows.values(*names, "estimated", "first_token_ms", "duration_ms", "outcome"))
+
+
+def used_by_day(service_id: int) -> dict[str, int]:
+    names = ("requests", "prompt_tokens", "completion_tokens", "cancelled", "failed", "estimated")
+    found = UsageDay.objects.filter(service_id=service_id).aggregate(**{f"n_{name}": Sum(name) for name in names})
+    return {name: found[f"n_{name}"] or 0 for name in names}
 
 
 def unready(service_id: int, phase: str, reason: str) -> None:

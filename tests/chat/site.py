@@ -57,6 +57,15 @@ class Site:
     def completions(self, service_id: int) -> str:
         return f"{self.url}/api/services/{service_id}/chat/completions"
 
+    def used(self, *, service_id: int = 0, endpoint_id: int = 0, least: int = 1) -> list[dict[str, Any]]:
+        """The usage stored of a target, once there are ``least`` rows of it."""
+        deadline = time.monotonic() + 10
+        while True:
+            rows = self.do("used", service_id=service_id, endpoint_id=endpoint_id)
+            if len(rows) >= least or time.monotonic() > deadline:
+                return rows
+            time.sleep(0.1)
+
     def history(self, service_id: int, role: str = "viewer") -> list[dict[str, Any]]:
         """What the person with ``role`` sees as the history."""
         request = urllib.request.Request(f"{self.url}/api/services/{service_id}/chat", headers=self.bearer(role))
@@ -116,13 +125,50 @@ def start_site(data_dir: Path, *, migrate: bool = True) -> Site:
     return site
 
 
+@dataclass
+class Gateway:
+    """A gateway process over a site's database."""
+
+    url: str
+    process: subprocess.Popen
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=6)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(timeout=6)
+            raise
+
+
+def start_gateway(site: Site, **environment: str) -> Gateway:
+    """`manage.py gateway` on a free port, ready to answer."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener.set_inheritable(True)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "gateway", "--fd", str(listener.fileno())],
+        cwd=ROOT,
+        env={**site.environment, **environment},
+        pass_fds=[listener.fileno()],
+    )
+    listener.close()
+    _await(url, process)
+    return Gateway(url, process)
+
+
 def _await_answer(site: Site) -> None:
+    _await(site.url, site.process)
+
+
+def _await(url: str, process: subprocess.Popen) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{site.url}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{url}/healthz", timeout=5):
                 return
         except OSError:
-            assert site.process.poll() is None, "the site ended at its start"
+            assert process.poll() is None, "it ended at its start"
             time.sleep(0.05)
-    raise AssertionError("the site did not answer within 30 s")
+    raise AssertionError("it did not answer within 30 s")

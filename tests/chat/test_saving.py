@@ -99,5 +99,7 @@ async def test_sigterm_in_mid_stream_leaves_a_row_that_ends(site: Site, upstream
             response.close()
         site.do("orphan", service_id=service_id)
         assert site.do("states", name="viewer", service_id=service_id) == ["complete", "failed"]
+        [row] = site.used(service_id=service_id)
+        assert row["outcome"] == "cancelled" and row["completion_tokens"] > 0, "stored as the process ended"
     finally:
         second.end()

@@ -36,6 +36,7 @@ class Seen:
     closed: threading.Event = field(default_factory=threading.Event)
     closed_at: float = 0.0
     first_sent_at: float = 0.0
+    completion_tokens: int = 0
     go_on: threading.Event = field(default_factory=threading.Event)
 
 
@@ -82,7 +83,9 @@ class ScriptedUpstream:
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=10**8)
-        app.router.add_post("/{behaviour}/{case}/v1/chat/completions", self._complete)
+        app.router.add_post(
+            "/{behaviour}/{case}/v1/{path:chat/completions|completions|embeddings|rerank}", self._complete
+        )
         app.router.add_get("/{behaviour}/{case}/v1/models", self._models)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
@@ -131,9 +134,65 @@ class ScriptedUpstream:
     # The behaviours.
 
     async def good(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        path = request.match_info["path"]
+        if path == "embeddings":
+            rows = [{"object": "embedding", "index": 0, "embedding": [0.5, 1e-7]}]
+            told = {"object": "list", "data": rows, "model": "tiny", "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+            return web.json_response(told)
+        if path == "rerank":
+            return web.json_response({"results": [{"index": 1, "relevance_score": 0.9}], "usage": {"total_tokens": 5}})
+        if path == "completions":
+            choice = {"index": 0, "text": "once", "finish_reason": "stop", "logprobs": None}
+            told = {"id": "c1", "object": "text_completion", "created": 1, "model": "tiny", "choices": [choice]}
+            return web.json_response(told | {"usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}})
         if body.get("stream"):
             return await self._stream(request, seen, self._words(0.01))
         return web.json_response(whole("".join(WORDS)))
+
+    async def echoes(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            for letter in body["messages"][-1]["content"]:
+                yield chunk(letter)
+            yield b"data: [DONE]\n\n"
+
+        return await self._stream(request, seen, parts())
+
+    async def counted(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        """As many words as ``max_tokens``, counted; then waits to be left when ``user`` says so. Usage as asked for."""
+        words, leaves = body["max_tokens"], body.get("user") == "leaves"
+        usage = {"prompt_tokens": 7, "completion_tokens": words, "total_tokens": words + 7}
+        seen.completion_tokens += words
+        if not body.get("stream"):
+            return web.json_response(whole("w" * words) | {"usage": usage})
+
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(words):
+                yield chunk("w")
+            if leaves:
+                await asyncio.sleep(60)
+            yield chunk(finish="stop")
+            if (body.get("stream_options") or {}).get("include_usage"):
+                told = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "tiny", "choices": []}
+                yield b"data: " + json.dumps(told | {"usage": usage}).encode() + b"\n\n"
+            yield b"data: [DONE]\n\n"
+
+        return await self._stream(request, seen, parts())
+
+    async def thinks(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        """Reasoning first, then the words, then a count of tokens."""
+
+        async def parts() -> AsyncIterator[bytes]:
+            for word in ("Let", " me", " see."):
+                event = {"choices": [{"index": 0, "delta": {"reasoning_content": word}}]}
+                yield b"data: " + json.dumps(event).encode() + b"\n\n"
+                await asyncio.sleep(0.02)
+            async for part in self._words(0.02):
+                if part == b"data: [DONE]\n\n" and body.get("stream_options", {}).get("include_usage"):
+                    usage = {"choices": [], "usage": {"prompt_tokens": 11, "completion_tokens": 42}}
+                    yield b"data: " + json.dumps(usage).encode() + b"\n\n"
+                yield part
+
+        return await self._stream(request, seen, parts())
 
     async def waits(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
         """One word, then the next ones when told to; never silent for long."""
@@ -225,6 +284,9 @@ class ScriptedUpstream:
         await response.write(b"data: once upon a time\n\n")
         await response.write_eof()
         return response
+
+    async def lacks(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        return web.json_response({"detail": "Not Found"}, status=404)
 
     async def html(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
         return web.Response(text="<h1>hello</h1>", content_type="text/html")

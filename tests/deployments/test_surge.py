@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import IntegrityError, transaction
 
-from deployments import lifecycle, rollout, steps
+from deployments import closing, lifecycle, rollout, steps
 from deployments.asking import refresh_now
 from deployments.models import DeviceClaim, Instance, Operation, PortClaim, Service
 from deployments.phases import OperationState
@@ -91,7 +91,7 @@ def test_nothing_is_missing_for_a_moment_and_all_is_new_at_the_end(make_server: 
     operation.refresh_from_db()
     assert operation.state == OperationState.DONE and operation.results.count() == 4
     notes = set(operation.results.values_list("note", flat=True))
-    assert "Goes on until the new one is ready, then ends." in notes
+    assert "Ends, since the new one has taken its place." in notes
     assert {f"Started beside the old one, with port {i.port}." for i in after.values()} <= notes
     assert Event.objects.filter(kind="instance.took_over", data__in_place_of__in=list(before)).count() == 2
 
@@ -161,23 +161,30 @@ def test_a_fixed_port_leaves_room_for_one(server: Server, make_service: Make) ->
     assert operation.results.get().note == f"Ended first: both need port {port}."
 
 
-@pytest.mark.parametrize("dies_at", range(8))
+@pytest.mark.parametrize(
+    ("module", "name", "after"),
+    [
+        (steps, "_record", False),
+        (steps, "_record", True),
+        (rollout, "_take_turn", True),
+        (rollout, "_hand_over", True),
+        (closing, "settle", False),
+    ],
+)
 def test_a_worker_that_dies_anywhere_loses_nothing_and_starts_nothing_twice(
-    server: Server, make_service: Make, monkeypatch: pytest.MonkeyPatch, dies_at: int
+    server: Server, make_service: Make, monkeypatch: pytest.MonkeyPatch, module: Any, name: str, after: bool
 ) -> None:
     service = rolling(make_service("sleep 300 # one", server))
     operation = revise(service, "sleep 300 # two")
-    parts = [(steps, "_record"), (rollout, "_take_turn"), (rollout, "_hand_over"), (steps, "_due_asks")]
-    module, name = parts[dies_at // 2]
     whole = getattr(module, name)
     deaths: list[int] = []
 
-    def dies(*args: Any, **options: Any) -> Any:
-        done = whole(*args, **options) if dies_at % 2 else None
+    def dies(*args: Any, **options: Any) -> None:
+        if after or deaths:
+            whole(*args, **options)
         if not deaths:
             deaths.append(1)
             raise KeyboardInterrupt
-        return done if dies_at % 2 else whole(*args, **options)
 
     monkeypatch.setattr(module, name, dies)
     while not deaths:
@@ -235,6 +242,23 @@ def test_a_server_that_falls_silent_in_between_keeps_the_old_one(server: Server,
     assert {key: i.pid for key, i in rows().items()} == {old.key: old.pid}
     assert (known_to(server), status_of(service)) == ({old.key: "running"}, "deployed")
     assert reconcile([server.pk]) == 0
+
+
+def test_a_new_one_called_off_without_a_way_back_is_ended_by_reconciling(server: Server, make_service: Make) -> None:
+    service = rolling(make_service("sleep 300 # one", server))
+    [old] = rows().values()
+    operation = revise(service, "sleep 300 # two")
+    new = until_beside(operation)
+    Service.objects.update(good_revision=None)
+    Operation.objects.update(deadline_at="2026-01-01T00:00:00Z")  # past
+
+    assert turn(operation).state == OperationState.FAILED
+    assert {key: i.wanted for key, i in rows().items()} == {old.key: "running", new.key: "gone"}
+    refresh_now()
+    assert reconcile([server.pk]) == 1
+    turn(Operation.objects.filter(kind="reconcile").get())
+    assert known_to(server) == {old.key: "running"} and set(rows()) == {old.key}
+    assert is_running(old.pid) and status_of(service) == "deployed"
 
 
 def test_an_old_one_that_cannot_be_ended_does_not_send_the_new_one_back(

@@ -122,6 +122,17 @@ def test_devices_it_sees_are_claimed_for_it(server: Server, equip: Callable[[Ser
     assert set(DeviceClaim.objects.values_list("device__index", flat=True)) == {1, 2}
 
 
+def test_one_that_has_ended_is_adopted_as_stopped_and_claims_nothing(
+    server: Server, equip: Callable[[Server, int], None]
+) -> None:
+    equip(server, 1)
+    server.agent.deploy("stranger", "exit 1", env={"CUDA_VISIBLE_DEVICES": "0"}, port=10)
+    server.agent.wait_for_phase("stranger", "failed")
+    instance = adopt(look(server)["stranger"], name="mine")
+    assert (instance.wanted, instance.phase) == ("stopped", "failed")
+    assert not DeviceClaim.objects.exists() and not PortClaim.objects.exists()
+
+
 def test_a_second_one_joins_beside_what_the_service_has(server: Server, make_service: Make) -> None:
     service = make_service("sleep 300", server)
     turn(lifecycle.deploy(service, by=None))

@@ -11,6 +11,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from infini import keys
+from infini.errors import Invalid
 from infini.management.commands.apikey import Refused
 from infini.models import ApiKey, Event, User
 
@@ -39,6 +40,18 @@ def test_a_key_can_expire(viewer: User) -> None:
     assert expires_at and 6.9 < (expires_at - timezone.now()).total_seconds() / 86400 <= 7
 
 
+def test_a_key_can_be_narrow_and_limited(viewer: User) -> None:
+    run("create", "--user", "viewer", "--name", "ci", "--use", "models", "--models", "b, a", "--concurrency", "3")
+    key = ApiKey.objects.get()
+    assert (key.scopes, key.limits) == ({"use": "models", "models": ["a", "b"]}, {"concurrency": 3})
+    changed = keys.change_key(key, by=viewer, limits={"concurrency": None, "tokens_per_month": 5}, name="ci two")
+    changed.refresh_from_db()
+    assert (changed.name, changed.limits, changed.scopes["use"]) == ("ci two", {"tokens_per_month": 5}, "models")
+    assert Event.objects.filter(kind="apikey.changed").count() == 1
+    with pytest.raises(Invalid):
+        keys.change_key(key, by=viewer, limits={"concurrency": 0})
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
@@ -46,6 +59,7 @@ def test_a_key_can_expire(viewer: User) -> None:
         (["create", "--user", "viewer", "--name", " "], "A key needs a name."),
         (["create", "--user", "viewer", "--name", "ci", "--expires-days", "0"], "between 1 and 36500"),
         (["create", "--user", "viewer", "--name", "ci", "--expires-days", "99999999"], "between 1 and 36500"),
+        (["create", "--user", "viewer", "--name", "ci", "--concurrency", "0"], "concurrency must be a whole number"),
         (["revoke", "--prefix", "inf_none"], "no key with the prefix"),
     ],
 )

@@ -19,7 +19,14 @@ LOOKS = {
 }
 ONLY = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 LISTS = [
-    *("inventory/server/", "inventory/brand/", "inventory/card/", "inventory/aimodel/", "inventory/environment/"),
+    *(
+        "inventory/server/",
+        "inventory/device/",
+        "inventory/brand/",
+        "inventory/card/",
+        "inventory/aimodel/",
+        "inventory/environment/",
+    ),
     *("deployments/service/", "deployments/operation/"),
     *("infini/event/", "infini/alert/", "infini/alerttarget/", "infini/apikey/", "infini/user/"),
 ]
@@ -41,6 +48,7 @@ def objects(site: RealSite) -> Iterator[list[str]]:
         f"inventory/server/{local}/change/",
         f"deployments/service/{service['id']}/",
         f"deployments/service/{service['id']}/change/",
+        f"deployments/service/{service['id']}/revisions/",
         f"deployments/operation/{operation}/",
         f"chat/service/{service['id']}/",
     ]

@@ -70,6 +70,7 @@ def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # n
     page.fill("#id_name", name)
     page.select_option("#id_placed_on", label="local", force=True)
     page.fill("#id_deploy_command", SERVE)
+    page.locator("#plan .chip", has_text="starts there").wait_for()
     page.get_by_role("button", name="Save and deploy").click()
     page.wait_for_url("**/admin/deployments/service/*/")
 
@@ -80,11 +81,11 @@ def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # n
     assert page.evaluate("window.notReloaded") is True
     service_page = page.url
 
-    page.get_by_role("link", name="Chat", exact=True).click()
-    page.wait_for_url("**/admin/chat/service/*/")
-    page.fill("#chat-input", "What is an agent?")
-    page.click("#chat-send")
-    page.locator("#chat-messages", has_text="demo model").wait_for(timeout=30_000)
+    page.locator(".page-buttons").get_by_role("link", name="Chat", exact=True).click()
+    page.wait_for_url("**/admin/chat/conversation/?service=*")
+    page.get_by_label("Your message").fill("What is an agent?")
+    page.get_by_role("button", name="Send").click()
+    page.locator(".turn[data-role=assistant][data-state=complete]", has_text="demo model").wait_for(timeout=30_000)
 
     # Stopping asks first; Escape leaves everything as it is.
     page.goto(service_page)

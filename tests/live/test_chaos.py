@@ -62,7 +62,9 @@ class Fleet:
         for service in mine:
             if service["deploy_status"] == "online" and service["id"] in self.services[:ROLLING]:
                 self.site.request("POST", f"/api/services/{service['id']}/deploy")
-        return all(s["deploy_status"] == "deployed" for s in mine)
+        # What is to go has gone as well: the old ones of rolling updates, and new ones that were called off.
+        leaving = [i for s in mine for i in s["instances"] if i["wanted"] != "running"]
+        return not leaving and all(s["deploy_status"] == "deployed" for s in mine)
 
     def instances(self) -> list[dict[str, Any]]:
         """What the agents themselves say."""

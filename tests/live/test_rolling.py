@@ -109,7 +109,7 @@ def test_no_request_fails_while_a_new_revision_goes_out(site: RealSite, tmp_path
         assert notes == {
             ("full", "Ended first"),
             ("roomy", "Started beside the old one"),
-            ("roomy", "Goes on until the new one is ready"),
+            ("roomy", "Ends"),
         }
         wait_until(lambda: revision(site, service_id, 2)["good"], 20, "the revision has proved itself")
         site.json("DELETE", f"/api/services/{service_id}")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 
-from tests.live.site import ROOT, RealSite, lives, wait_until
+from tests.live.site import ROOT, RealSite, free_port, lives, wait_until
 
 pytestmark = pytest.mark.live
 
@@ -253,3 +253,16 @@ def test_the_environment_reaches_no_test_site(site: RealSite) -> None:
     environment = psutil.Process(site.process_ids("web")[0]).environ()
     assert environment["DJANGO_SETTINGS_MODULE"] == "infini.settings"
     assert environment["INFINI_DATA_DIR"] == str(site.data_dir) != os.environ.get("INFINI_DATA_DIR")
+
+
+# The gateway
+
+
+def test_a_gateway_of_its_own_when_it_has_a_port(new_site: NewSite) -> None:
+    port = str(free_port())
+    site = new_site(INFINI_GATEWAY_PORT=port).start()
+    assert f"OpenAI gateway: http://127.0.0.1:{port}/v1" in site.output
+    assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=5).json() == {"status": "ok"}
+    assert requests.get(f"http://127.0.0.1:{port}/v1/models", timeout=5).status_code == 401
+    assert site.interrupt() < 5
+    assert not site.processes()

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from infini import keys
 from infini.errors import InfiniError
+from infini.key_rules import LIMITS, Use
 from infini.models import ApiKey, User
 
 
@@ -27,6 +28,12 @@ class Command(BaseCommand):
         create.add_argument("--user", required=True, help="whose rights the key has")
         create.add_argument("--name", required=True, help="what the key is for")
         create.add_argument("--expires-days", type=int, help="days until it ends; never, when left out")
+        create.add_argument(
+            "--use", choices=Use.values, default=Use.ALL.value, help="models: no API; read: only its GET"
+        )
+        create.add_argument("--models", help="names it may ask for, comma separated; all, when left out")
+        for name in LIMITS:
+            create.add_argument(f"--{name.replace('_', '-')}", type=int, help="no limit, when left out")
         verbs.add_parser("list", help="all keys by prefix, without their secrets")
         revoke = verbs.add_parser("revoke", help="end a key")
         revoke.add_argument("--prefix", required=True, help="as `list` shows it")
@@ -50,7 +57,15 @@ class Command(BaseCommand):
         if days is not None and not 1 <= days <= 36500:
             raise Refused("--expires-days must lie between 1 and 36500.")
         expires_at = timezone.now() + timedelta(days=days) if days else None
-        _key, text = keys.create_key(user=user, name=options["name"], by=None, expires_at=expires_at)
+        names = [name.strip() for name in (options["models"] or "").split(",") if name.strip()]
+        _key, text = keys.create_key(
+            user=user,
+            name=options["name"],
+            by=None,
+            expires_at=expires_at,
+            scopes={"use": options["use"], "models": names},
+            limits={name: options[name] for name in LIMITS},
+        )
         self.stdout.write(text)
 
     def _list(self, options: dict[str, Any]) -> None:

@@ -1,0 +1,62 @@
+"""What the gateway adds to pages of other apps: a service's traffic and usage, and what keys took this month."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import IntegerField, OuterRef, QuerySet, Subquery, Sum
+from django.db.models.functions import Coalesce
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from chat import usage
+from chat.gateway_api import SEE_ALL
+from chat.models import TrafficRule, UsageDay
+from infini.admin_base import display
+from infini.display import Bar, number
+from infini.extras import Column, Part
+
+DAYS = 7
+ROWS = 8
+
+
+def service_part(request: HttpRequest, service: Any) -> Part | None:
+    """Who used a service in the last days, and by which rule requests are let through."""
+    if not request.user.has_perm("chat.view_trafficrule"):
+        return None
+    rule = TrafficRule.objects.filter(service=service.pk).first()
+    url = ""
+    if request.user.has_perm("chat.change_trafficrule"):
+        url = (
+            reverse("admin:chat_trafficrule_change", args=[rule.pk])
+            if rule
+            else f"{reverse('admin:chat_trafficrule_add')}?service={service.pk}"
+        )
+    today = timezone.now().date()
+    user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
+    rows = usage.summed_by(
+        "key", first=today - timedelta(days=DAYS - 1), last=today, user_id=user_id, service_id=service.pk
+    )
+    known = {"rule": rule, "rule_url": url, "used": rows[:ROWS], "days": DAYS, "model": service.served_model or service}
+    return "partials/service_usage.html", {"rows": known}
+
+
+def with_month(rows: QuerySet) -> QuerySet:
+    first = timezone.now().date().replace(day=1)
+    mine = UsageDay.objects.filter(key_id=OuterRef("pk"), day__gte=first).order_by().values("key_id")
+    tokens = mine.annotate(n=Sum("prompt_tokens") + Sum("completion_tokens")).values("n")
+    return rows.annotate(month_tokens=Coalesce(Subquery(tokens, output_field=IntegerField()), 0))
+
+
+@display(description=_("Tokens this month"), ordering="month_tokens")
+def month_shown(key: Any) -> Bar | SafeString:
+    """With its budget a bar, else the number."""
+    budget = key.limits.get("tokens_per_month") if isinstance(key.limits, dict) else None
+    if not budget:
+        return number(key.month_tokens)
+    return Bar(str(_("Tokens this month")), min(100.0, 100 * key.month_tokens / budget), limits=(80, 100))
+
+
+MONTH = Column(with_month, month_shown)

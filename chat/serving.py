@@ -1,0 +1,81 @@
+"""The gateway as a process of its own: the same callable as before Django, under uvicorn, and nothing else.
+
+It has what daphne lacks: backpressure, bodies refused before they are spooled, an end in good order; and it is several
+times faster. Its end: no new connections, ``END_GRACE_SECONDS`` for what is under way, then every stream gets an
+error event and its upstream is closed, and the usage is stored.
+"""
+
+import gc
+import socket
+import sys
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+
+from chat.book import book
+from chat.directory import directory
+from chat.gateway import gateway, takes
+from chat.refusals import Refusal
+from chat.replies import end_all
+from infini.bodies import Receive, Scope, Send, send_json
+
+END_GRACE_SECONDS = 1.5
+# A reading of the database beside the loop holds the interpreter for so long at most before a stream has its turn.
+_SWITCH_SECONDS = 0.001
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """The gateway's paths, ``/healthz``, and uvicorn's own start and end."""
+    if scope["type"] == "lifespan":
+        await _live(receive, send)
+    elif takes(scope):
+        await gateway(scope, receive, send)
+    elif scope["type"] == "http" and scope["path"].rstrip("/") == "/healthz":
+        await send_json(send, 200, {"status": "ok"})
+    elif scope["type"] == "http":
+        told = Refusal(404, "This is the gateway: it answers below /v1 and the completions of services.", "not_found")
+        await send_json(send, 404, told.as_json())
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    await receive()
+    await directory().current()
+    gc.collect()
+    gc.freeze()  # what was loaded stays for good: no collection need look at it again
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await book.flush()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+class GatewayServer(uvicorn.Server):
+    """Ends what is under way in good order; uvicorn by itself would wait for streams without end, or cut them."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await end_all(END_GRACE_SECONDS)
+        await super().shutdown(sockets)
+
+
+def serve(*, host: str, port: int, fd: int | None = None) -> None:
+    """Serve until a signal. ``fd`` is a listening socket to use instead of host and port."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    options: dict[str, Any] = {"fd": fd} if fd is not None else {"host": host, "port": port}
+    config = uvicorn.Config(
+        application,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=settings.TRUST_PROXY,
+        backlog=4096,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=2,
+        **options,
+    )
+    GatewayServer(config).run()
