@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 
 from deployments.models import Instance
 from infini.errors import NotFound
+from infini.said import said
 from inventory.agents import AgentAddress, AgentClient, AgentError, AgentRejects, AgentSpeaksNonsense, Ask
 
 PIECE_BYTES = 64 * 1024
@@ -76,7 +77,7 @@ async def whole_log(source: LogSource) -> AsyncIterator[str]:
             try:
                 piece = await _read_again(client, source, piece.next_offset, limit)
             except AgentError as error:
-                yield _("\n[The log breaks off here: %(message)s]\n") % {"message": error.message}
+                yield _("\n[The log breaks off here: %(message)s]\n") % {"message": said(error.message)}
                 return
             yield piece.data
 

@@ -7,6 +7,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.phases import OPEN_STATES, OperationKind, OperationState, ResultState
@@ -73,7 +74,9 @@ def supersede(operations: Iterable[Operation], *, by_what: str) -> None:
     now = timezone.now()
     for operation in operations:
         closed = Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
-            state=OperationState.CANCELLED, finished_at=now, reason=f"Superseded by {by_what}."
+            state=OperationState.CANCELLED,
+            finished_at=now,
+            reason=gettext_noop("Superseded by %(by_what)s.") % {"by_what": by_what},
         )
         if closed:
             open_results = operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT])

@@ -55,9 +55,9 @@ def refuse_beyond_scope(key: ApiKey, method: str) -> None:
     """Raise PermissionDenied when the key is not for the API, or for reading it and ``method`` writes."""
     use = use_of(key.scopes)
     if use == Use.MODELS:
-        raise exceptions.PermissionDenied("This API key is for talking to models only.")
+        raise exceptions.PermissionDenied(gettext("This API key is for talking to models only."))
     if use == Use.READ and method not in SAFE_METHODS:
-        raise exceptions.PermissionDenied("This API key is for reading only.")
+        raise exceptions.PermissionDenied(gettext("This API key is for reading only."))
 
 
 def crud_needs(app: str, model: str) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from infini.said import said
+
 Fields = Mapping[str, Sequence[str]]
 
 
@@ -19,9 +21,9 @@ class InfiniError(Exception):
 
     def as_json(self) -> dict:
         """The one shape of an error over HTTP."""
-        body: dict = {"code": self.code, "message": self.message}
+        body: dict = {"code": self.code, "message": said(self.message)}
         if self.fields:
-            body["fields"] = self.fields
+            body["fields"] = {name: [said(text) for text in texts] for name, texts in self.fields.items()}
         return {"error": body}
 
 

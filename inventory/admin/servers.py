@@ -16,6 +16,7 @@ from infini.admin_base import BaseForm, DropdownFilter, PagedAdmin, RecordAdmin,
 from infini.admin_verbs import Verb, names_of
 from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
+from infini.said import said
 from infini.timeline import events_about
 from inventory import shown
 from inventory.checks import check_servers
@@ -208,7 +209,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
                 if found.state == "pinned":
                     messages.success(request, gettext("%(server)s answers with its pinned key.") % {"server": server})
         except InfiniError as error:
-            messages.error(request, error.message)
+            messages.error(request, said(error.message))
         return HttpResponseRedirect(self.page_url(server))
 
     def changed_columns(self, form: Any) -> set[str]:
