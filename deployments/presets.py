@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import get_language, gettext_noop
 from django.utils.translation import gettext as _
 
 from deployments.probes import port_problem
@@ -27,7 +28,8 @@ from infini.errors import NotFound
 
 FILE = Path(__file__).parent / "data" / "presets.json"
 DEMO = "demo"
-NEVER_RUN = "from documentation, never run"
+NEVER_RUN = gettext_noop("from documentation, never run")
+RUN_BY_TESTS = gettext_noop("run by the tests")  # as the file says
 _PLACEHOLDERS = {"{port}", "{host}", "{service}", "{model}"}
 
 
@@ -46,6 +48,12 @@ class Preset:
     path_prefix: str = "/v1"
     port: int | None = None
     evidence: str = field(default=NEVER_RUN)
+    note_zh: str = ""
+
+    @property
+    def shown_note(self) -> str:
+        """What must be installed, in the reader's language."""
+        return (self.note_zh if (get_language() or "").startswith("zh") else "") or self.note
 
     def fills(self) -> dict[str, Any]:
         """Values for a service, named as the API names them; only those that the preset has."""

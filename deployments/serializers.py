@@ -11,7 +11,9 @@ from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
 from deployments.presets import preset
 from deployments.revisions import changes
 from deployments.specs import change_service, create_service
+from infini.api import SaidField
 from infini.errors import NotFound
+from infini.said import said
 from inventory.models import AIModel, Environment, Server
 
 # Names in the API -> columns of a revision.
@@ -48,7 +50,7 @@ class InstanceDocument(serializers.Serializer):
     port = serializers.IntegerField(allow_null=True)
     restarts = serializers.IntegerField()
     exit_code = serializers.IntegerField(allow_null=True, help_text='Or "unknown", when nobody saw it.')
-    reason = serializers.CharField()
+    reason = SaidField()
     started_at = serializers.DateTimeField(allow_null=True)
     observed_at = serializers.DateTimeField(allow_null=True)
 
@@ -183,10 +185,10 @@ class PresetSerializer(serializers.Serializer):
     probes = serializers.DictField()
     path_prefix = serializers.CharField()
     port = serializers.IntegerField(allow_null=True, help_text="One that the engine's own configuration fixes.")
-    note = serializers.CharField(help_text="What must be installed.")
+    note = serializers.CharField(source="shown_note", help_text="What must be installed.")
     source = serializers.CharField(help_text="Where commands and health path are taken from.")
     verified = serializers.BooleanField(help_text="Whether they were found there as they stand here.")
-    evidence = serializers.CharField(help_text="Whether anybody has run it.")
+    evidence = SaidField(help_text="Whether anybody has run it.")
 
 
 class ResultSerializer(serializers.Serializer):
@@ -205,7 +207,7 @@ class ResultSerializer(serializers.Serializer):
         return "unknown" if result.exit_unseen else result.exit_code
 
     def get_reason(self, result: Any) -> str:
-        return result.reason or (result.instance.reason if result.instance and result.state == "sent" else "")
+        return said(result.reason or (result.instance.reason if result.instance and result.state == "sent" else ""))
 
 
 class DeployRequest(serializers.Serializer):
@@ -229,6 +231,8 @@ class RevisionSerializer(serializers.ModelSerializer):
     on_trial = serializers.SerializerMethodField()
     changes = serializers.SerializerMethodField()
     deploy_command = serializers.CharField(source="command")
+
+    outcome_reason = SaidField()
 
     class Meta:
         model = Revision
@@ -291,5 +295,5 @@ class DeployLog(serializers.Serializer):
     operation_id = serializers.IntegerField()
     kind = serializers.CharField()
     state = serializers.CharField()
-    reason = serializers.CharField()
+    reason = SaidField()
     results = ResultSerializer(many=True)

@@ -15,7 +15,7 @@ from infini import records
 from infini.access import crud_needs
 from infini.alert_delivery import send_test
 from infini.alert_targets import checked
-from infini.api import SecretField, VersionedSerializer
+from infini.api import SaidField, SecretField, VersionedSerializer
 from infini.errors import Invalid
 from infini.models import Alert, AlertKind, AlertState, AlertTarget
 
@@ -23,6 +23,7 @@ from infini.models import Alert, AlertKind, AlertState, AlertTarget
 class TargetSerializer(VersionedSerializer):
     secret = SecretField(max_length=1000)
     secret_set = serializers.SerializerMethodField()
+    last_error = SaidField()
     kinds = serializers.ListField(child=serializers.ChoiceField(AlertKind.choices), required=False)
 
     class Meta:
@@ -75,6 +76,7 @@ class AlertSubjectSerializer(serializers.Serializer):
 
 class AlertSerializer(serializers.ModelSerializer):
     subject = AlertSubjectSerializer(source="*", read_only=True)
+    message, ending = SaidField(), SaidField()
 
     class Meta:
         model = Alert

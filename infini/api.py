@@ -14,6 +14,7 @@ from rest_framework.utils import html
 from infini import records
 from infini.errors import Invalid
 from infini.models import Versioned
+from infini.said import said
 
 
 def either_slash(route: str, view: Any, name: str) -> URLPattern:
@@ -30,6 +31,16 @@ class JSONParser(parsers.JSONParser):
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
             raise exceptions.ParseError(_("The JSON is nested too deep.")) from None
+
+
+class SaidField(serializers.CharField):
+    """A sentence as it is stored, in the language of whoever asks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(read_only=True, **options)
+
+    def to_representation(self, value: Any) -> str:
+        return said(super().to_representation(value))
 
 
 class PlainPagination(BasePagination):

@@ -5,7 +5,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from infini.api import SecretField
+from infini.api import SaidField, SecretField
 from infini.errors import InfiniError
 from inventory import servers
 from inventory.fields import EnvironmentField, IdField, LabelsField, NameField
@@ -67,6 +67,7 @@ class ServerSerializer(NamedSerializer):
     private_key_set = serializers.BooleanField(read_only=True)
     passphrase_set = serializers.BooleanField(read_only=True)
     agent_token_set = serializers.BooleanField(read_only=True)
+    check_error, agent_error = SaidField(), SaidField()
     status = serializers.CharField(read_only=True, help_text="online, offline or unknown; derived.")
 
     class Meta:

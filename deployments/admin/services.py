@@ -25,6 +25,7 @@ from deployments.specs import change_service, create_service
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import CONFIRMED, Verb, confirm, do, names_of
 from infini.display import ABSENT, Chip, ago, link, links, url_or_none
+from infini.said import said
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 
@@ -99,7 +100,8 @@ def _as_form(one: Preset) -> dict[str, Any]:
     """What the form's script needs: values by the form's own field names, and what to tell about them."""
     values = one.fills()
     values |= as_fields(values.pop("probes"))
-    return {"fields": values, "note": one.note, "source": one.source, "evidence": one.evidence, "sure": one.verified}
+    told = {"note": one.shown_note, "source": one.source, "evidence": said(one.evidence), "sure": one.verified}
+    return {"fields": values, **told}
 
 
 class StandingFilter(DropdownFilter):
