@@ -17,7 +17,7 @@ Install one, or name it: make PYTHON=/path/to/python3.11
 
 help:
 	@echo "make demo    run the site with a small model deployed on it"
-	@echo "make up      run the site: web, worker, monitor, local agent (Ctrl-C ends it)"
+	@echo "make up      run the site: web, two workers, monitor, local agent (Ctrl-C ends it)"
 	@echo "make down    end the site and stop the instances on this machine"
 	@echo "make test    run all tests            (ARGS='-k chat' passes on to pytest)"
 	@echo "make lint    check form, types, migrations"

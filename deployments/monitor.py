@@ -26,6 +26,7 @@ from deployments.reports import Report
 from infini import alert_delivery
 from infini.models import Lease
 from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
+from inventory.installation.queueing import queue_due_installations
 from inventory.models import Server
 from inventory.samples import Samples
 
@@ -122,6 +123,7 @@ def _record(answered: list[Report]) -> None:
     reports.mark_lost()
     trials.judge()
     queueing.queue_due_steps()
+    queue_due_installations()
     alarms.raise_alarms()
     alert_delivery.queue_delivery()
 

@@ -30,6 +30,7 @@ class Verb:
 
     ``done`` says it in a sentence about the names; ``effect`` is what a person confirms first.
     ``refused`` tells why a row cannot take it now: its button is then disabled, with the reason beside it.
+    ``leads_to`` is the page where rows are seen to, for what takes more than a yes; nothing is done before it.
     """
 
     name: str
@@ -44,13 +45,14 @@ class Verb:
     primary: bool = False
     forceable: bool = False
     refused: Callable[[Any], str] = lambda row: ""
+    leads_to: Callable[[Sequence[Model]], str] | None = None
     away: bool = False  # the row may be gone afterwards: back to the list
 
     def allowed(self, user: Any) -> bool:
         return self.permission is None or user.has_perm(self.permission)
 
 
-def names_of(rows: Sequence[Model]) -> str:
+def names_of(rows: Sequence[object]) -> str:
     """``a, b and 3 more``"""
     names = [str(row) for row in rows[:NAMES_SHOWN]]
     more = len(rows) - len(names)
@@ -98,6 +100,8 @@ class VerbsAdmin:
             raise PermissionDenied
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
+        if verb.leads_to:
+            return HttpResponseRedirect(verb.leads_to([row]))
         page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[pk])
         if verb.effect and CONFIRMED not in request.POST:
             return confirm(self, request, verb, [row], back=page)
@@ -116,6 +120,8 @@ class VerbsAdmin:
 
 def _bulk(verb: Verb, model_admin: Any, request: HttpRequest, rows: QuerySet) -> HttpResponse | None:
     chosen = list(rows)
+    if verb.leads_to:
+        return HttpResponseRedirect(verb.leads_to(chosen))
     if verb.effect and CONFIRMED not in request.POST:
         return confirm(model_admin, request, verb, chosen, back=request.get_full_path())
     do(request, verb, chosen)

@@ -1,5 +1,6 @@
 """Writing the timeline. Call inside the transaction that changes the fact."""
 
+import hashlib
 from typing import Any
 
 from django.conf import settings
@@ -39,7 +40,7 @@ def _plainly(value: Any) -> str:
 
 
 def difference(before: models.Model | None, after: models.Model, columns: set[str]) -> dict[str, list[Any]]:
-    """``{column: [old, new]}`` of what differs; of a secret only whether it is set."""
+    """``{column: [old, new]}`` of what differs; of a secret only whether it is set, of a certificate its digest."""
     changes: dict[str, list[Any]] = {}
     for field in after._meta.concrete_fields:
         if field.name not in columns:
@@ -54,4 +55,6 @@ def difference(before: models.Model | None, after: models.Model, columns: set[st
 def _shown(field: models.Field, value: Any) -> Any:
     if isinstance(field, EncryptedTextField):
         return "set" if value else ""
+    if isinstance(value, str) and value.startswith("-----BEGIN "):
+        return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
     return value if isinstance(value, str | int | float | bool | dict | list | None) else _plainly(value)

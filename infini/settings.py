@@ -41,6 +41,9 @@ DEPLOY_DEADLINE_SECONDS = env_int("INFINI_DEPLOY_DEADLINE_SECONDS", 3600, least=
 STABLE_SECONDS = env_float("INFINI_STABLE_SECONDS", 30.0, least=0)  # ready so long without a break: a good revision
 # How long an instance that a rolling update ends gets no new requests before. The gateway remembers for 0.9 s.
 DRAIN_SECONDS = env_float("INFINI_DRAIN_SECONDS", 5.0, least=0)
+# Where agents are installed on servers, below another directory than / for tests, and which Python runs them there.
+AGENT_ROOT = env_str("INFINI_AGENT_ROOT", "/")
+SERVER_PYTHON = env_str("INFINI_SERVER_PYTHON")
 # Automatic action pauses when at least this share of the fleet falls silent within minutes.
 BRAKE_SHARE = env_float("INFINI_BRAKE_SHARE", 0.3, least=0.01)
 SAMPLES_KEEP_DAYS = env_int("INFINI_SAMPLES_KEEP_DAYS", 7, least=1, most=365)
@@ -193,6 +196,18 @@ Q_CLUSTER = {
     "scheduler": False,
     "guard_cycle": 1,
     "label": "Queue",
+    # Work of minutes and hours, see infini/clusters.py. The timeout exceeds the longest run there may be, and `retry`
+    # exceeds everything: a message fetched again would start the work twice.
+    "ALT_CLUSTERS": {
+        "runs": {
+            "workers": 4,
+            "queue_limit": 4,
+            "timeout": 26 * 3600,
+            "retry": 7 * 24 * 3600,
+            "max_attempts": 1,
+            "recycle": 10_000,
+        }
+    },
 }
 
 # What `manage.py up` does before it starts the programs: the first once per version, the second each time.
@@ -201,7 +216,11 @@ START_STEPS = ["inventory.local.ensure_local_server"]
 # What `manage.py down` writes down before it stops this machine's instances.
 DOWN_STEPS = ["deployments.lifecycle.stop_local_instances"]
 # Whether a program stands still; asked by the supervisor.
-STALL_CHECKS = {"worker": "deployments.stalls.worker_stalled", "monitor": "deployments.stalls.monitor_stalled"}
+STALL_CHECKS = {
+    "worker": "deployments.stalls.worker_stalled",
+    "runs": "infini.clusters.runs_stalled",
+    "monitor": "deployments.stalls.monitor_stalled",
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["infini.access.KeyAuthentication", "infini.access.SessionOrNothing"],

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils.module_loading import import_string
 
-from infini import first_start, local_agent
+from infini import clusters, first_start, local_agent
 from infini.console import Console
 from infini.errors import InfiniError
 from infini.local_agent import LocalAgent, NoAgent
@@ -36,14 +36,15 @@ def _url(host: str, port: int | None = None) -> str:
 
 
 def programs() -> list[Program]:
-    """The agent, web, worker, monitor and, when it has a port, the gateway, each also a command of its own."""
+    """The agent, web, the two workers, the monitor and, with a port of its own, the gateway; each is also a command."""
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
     web = ["-m", "daphne", "-v", "0", "-b", settings.HOST.strip("[]"), "-p", str(settings.PORT)]
     web += ["--websocket_timeout", "-1", *(["--proxy-headers"] if settings.TRUST_PROXY else [])]
     own = _environment()
     commands = {
         "web": [sys.executable, *web, "infini.asgi:application"],
-        "worker": [*manage, "qcluster"],
+        "worker": [*manage, "qcluster", "--name", clusters.STEPS],
+        "runs": [*manage, "qcluster", "--name", clusters.RUNS],
         "monitor": [*manage, "monitor"],
         **({"gateway": [*manage, "gateway"]} if settings.GATEWAY_PORT else {}),
     }
@@ -55,8 +56,14 @@ def programs() -> list[Program]:
         ends_last=True,
     )
     return [agent] + [
-        Program(name, argv, own, settings.BASE_DIR, stalled=_stall_check(name)) for name, argv in commands.items()
+        Program(name, argv, own | _cluster(argv), settings.BASE_DIR, stalled=_stall_check(name))
+        for name, argv in commands.items()
     ]
+
+
+def _cluster(argv: list[str]) -> dict[str, str]:
+    """django-q2 reads which cluster it is before it reads its command line, which is for people to see."""
+    return {"Q_CLUSTER_NAME": argv[-1]} if "qcluster" in argv else {}
 
 
 def _environment() -> dict[str, str]:

@@ -48,13 +48,15 @@ class AgentSpeaksNonsense(AgentError):
 
 
 class AgentRejects(AgentError):
-    """The agent understood and said no; ``status`` and ``code`` are its own."""
+    """The agent understood and said no; ``status`` and ``code`` are its own, and ``details`` about single fields."""
 
     http_status = 502
 
-    def __init__(self, message: str, *, code: str, status: int) -> None:
+    def __init__(self, message: str, *, code: str, status: int, details: object = None) -> None:
         super().__init__(message, code=code)
         self.status = status
+        listed = details.values() if isinstance(details, dict) else []
+        self.details = " ".join(str(text) for texts in listed if isinstance(texts, list) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,8 @@ def _judge(name: str, status: int, raw: bytes) -> dict[str, Any]:
     error = document.get("error")
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         raise _nonsense(name)
-    raise AgentRejects(error["message"], code=str(error.get("code", "agent_rejects")), status=status)
+    code, details = str(error.get("code", "agent_rejects")), error.get("fields")
+    raise AgentRejects(error["message"], code=code, status=status, details=details)
 
 
 def _nonsense(name: str) -> AgentSpeaksNonsense:

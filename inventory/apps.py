@@ -7,11 +7,13 @@ class InventoryConfig(AppConfig):
     verbose_name = _("Fleet")
 
     def ready(self) -> None:
-        from infini import badges, dashboard, event_words, stats
+        from infini import badges, clusters, dashboard, event_words, stats
         from inventory import overview, selectors
         from inventory.event_words import WORDS
+        from inventory.installation import queueing
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
         badges.register(overview.badges)
         event_words.register(WORDS)
+        clusters.register_waiting(queueing.waits_since)

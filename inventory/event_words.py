@@ -2,8 +2,32 @@
 
 from django.utils.translation import gettext_lazy as _
 
+_AGENT = {
+    "install_asked": _("is to have its agent installed"),
+    "install_done": _("has its agent installed"),
+    "install_failed": _("could not have its agent installed"),
+    "upgrade_asked": _("is to have its agent upgraded"),
+    "upgrade_done": _("has its agent upgraded"),
+    "upgrade_failed": _("could not have its agent upgraded"),
+    "remove_asked": _("is to have its agent removed"),
+    "remove_done": _("has its agent removed"),
+    "remove_failed": _("could not have its agent removed"),
+}
+_ANY_KIND = {
+    "asked_again": _("has its agent's work tried again"),
+    "begun": _("has its agent worked on"),
+    "cancel_asked": _("is to have the work on its agent cancelled"),
+    "cancelled": _("had the work on its agent cancelled"),
+}
+
 WORDS = {
     "server.host_key_confirmed": _("has its host key confirmed"),
     "server.host_key_repinned": _("has another host key pinned"),
+    **{f"server.agent_{what}": words for what, words in _AGENT.items()},
+    **{
+        f"server.agent_{kind}_{what}": words
+        for kind in ("install", "upgrade", "remove")
+        for what, words in _ANY_KIND.items()
+    },
     "brand.cards_loaded": _("has new published cards"),
 }

@@ -32,3 +32,8 @@ def _is_here(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def is_own(server: Server) -> bool:
+    """Whether ``server`` is the one whose agent the site itself runs."""
+    return server.name.lower() == NAME and _is_here(server.host_ip)

@@ -2,15 +2,18 @@
 
 from typing import TYPE_CHECKING
 
+from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Lower
 from django.utils.translation import get_language
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from infini.fields import EncryptedTextField
 from infini.models import Versioned
+from inventory.installation.states import OPEN_STATES, Kind, State
 from inventory.querysets import ServerQuerySet
 
 if TYPE_CHECKING:
@@ -202,7 +205,11 @@ class Server(Versioned):
         verbose_name = _("server")
         verbose_name_plural = _("servers")
         ordering = ["name", "pk"]
-        permissions = [("check_server", "Can check servers"), ("repin_server", "Can re-pin a host key")]
+        permissions = [
+            ("check_server", "Can check servers"),
+            ("repin_server", "Can re-pin a host key"),
+            ("install_agent", "Can install, upgrade and remove agents"),
+        ]
         constraints = [
             models.UniqueConstraint(Lower("name"), name="server_name_unique"),
             _port_in_range("port", "server_port_range"),
@@ -265,3 +272,50 @@ class Sample(models.Model):
 
     def __str__(self) -> str:
         return f"{self.server_id} {self.at:%Y-%m-%d %H:%M}"
+
+
+class Installation(models.Model):
+    """The agent brought onto one server, up to date or off it: what was asked, and each step of it.
+
+    ``batch`` joins what was asked together. Whoever works on it writes ``claim`` and keeps ``leased_until`` ahead of
+    the clock; at most one is open per server. The server's name is kept: the row outlives it.
+    """
+
+    batch = models.CharField(max_length=32, db_index=True)
+    server = models.ForeignKey(
+        Server, models.SET_NULL, null=True, related_name="installations", verbose_name=_("server")
+    )
+    server_name = models.CharField(_("server"), max_length=100)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices, default=Kind.INSTALL)
+    dry_run = models.BooleanField(_("dry run"), default=False)
+    stop_instances = models.BooleanField(_("stop instances"), default=False)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, related_name="+", verbose_name=_("by"))
+    state = models.CharField(_("state"), max_length=10, choices=State.choices, default=State.QUEUED)
+    steps = models.JSONField(_("steps"), default=list)
+    reason = models.CharField(_("reason"), max_length=500, blank=True)
+    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    cancel_asked = models.BooleanField(default=False)
+    created_at = models.DateTimeField(_("asked"), default=timezone.now)
+    started_at = models.DateTimeField(_("started"), null=True)
+    finished_at = models.DateTimeField(_("finished"), null=True)
+    queued_at = models.DateTimeField(default=timezone.now)
+    leased_until = models.DateTimeField(null=True)
+    claim = models.CharField(max_length=32, blank=True)
+
+    class Meta:
+        verbose_name = _("agent installation")
+        verbose_name_plural = _("agent installations")
+        ordering = ["-pk"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["server"], condition=Q(state__in=OPEN_STATES), name="one_open_installation_per_server"
+            )
+        ]
+        indexes = [models.Index(fields=["state", "leased_until"], name="installation_due")]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} #{self.pk}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN_STATES

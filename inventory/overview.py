@@ -66,14 +66,14 @@ def _steps(request: HttpRequest, counts: dict[str, int]) -> list[Step]:
     return [
         Step(
             _("Add a server"),
-            _("Name, address and the token of its agent."),
+            _("Name, address and an SSH account."),
             reverse("admin:inventory_server_add") if may_add else None,
             _("Add server"),
             counts["total"] > 0,
         ),
         Step(
             _("Its agent reports"),
-            _("Start the agent on the server; its first report comes within seconds."),
+            _("Choose Install agent on its page; its first report comes within seconds."),
             reverse("admin:inventory_server_changelist"),
             _("Servers"),
             counts["agents"] > 0,

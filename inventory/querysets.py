@@ -33,7 +33,7 @@ class ServerQuerySet(models.QuerySet["Server"]):
         Online: the agent reported lately or the last check reached it. Offline: both failed. Else unknown.
         """
         heard = Q(agent_seen_at__gte=timezone.now() - agent_silence_limit())
-        failed = Q(reachable=False) | Q(agent_asked_at__isnull=False)
+        failed = Q(reachable=False) | (Q(agent_asked_at__isnull=False) & ~Q(agent_token=""))
         return self.annotate(
             status=Case(
                 When(heard | Q(reachable=True), then=Value(ServerStatus.ONLINE.value)),

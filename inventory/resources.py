@@ -172,7 +172,7 @@ def _keep(measured: dict[int, Measured], at: datetime) -> None:
 def _kept(measured: Measured, before: dict[str, Any], at: datetime) -> dict[str, Any]:
     """What was measured before stays, with its age, where nothing could be measured now."""
     if isinstance(measured, InfiniError):
-        return before | {"ssh_error": measured.message}
+        return before | {"ssh_error": measured.message, "ssh_error_code": measured.code}
     return measured.values | {
         "errors": measured.errors,
         "devices": measured.devices,

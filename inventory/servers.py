@@ -44,18 +44,28 @@ def check_host(host: str) -> str:
 _HOST_HELP = gettext_lazy("Enter an IP address or a host name, without port or scheme.")
 
 
-def check_private_key(text: str, passphrase: str, *, field: str = "private_key") -> str:
-    """The key as it is stored, when paramiko can use it with ``passphrase``; raises Invalid about ``field``."""
-    key = text.replace("\r\n", "\n").strip() + "\n"
+def parse_private_key(text: str, passphrase: str) -> paramiko.PKey:
+    """The key in ``text``; raises paramiko.PasswordRequiredException, or SSHException for whatever else is wrong."""
     for kind in _KEY_KINDS:
         try:
-            kind.from_private_key(StringIO(key), password=passphrase or None)
+            return kind.from_private_key(StringIO(text), password=passphrase or None)
         except paramiko.PasswordRequiredException:
-            raise Invalid(_("The private key needs its passphrase."), fields={field: [_NEEDS_PASSPHRASE]}) from None
+            raise
         except Exception:  # noqa: BLE001, S112  (a parser of foreign bytes fails in many ways; the next kind may fit)
             continue
-        return key
-    raise Invalid(_("The private key cannot be used."), fields={field: [_UNUSABLE_KEY]})
+    raise paramiko.SSHException("No kind of key fits.")
+
+
+def check_private_key(text: str, passphrase: str, *, field: str = "private_key") -> str:
+    """The key as it is stored, when it can be used with ``passphrase``; raises Invalid about ``field``."""
+    key = text.replace("\r\n", "\n").strip() + "\n"
+    try:
+        parse_private_key(key, passphrase)
+    except paramiko.PasswordRequiredException:
+        raise Invalid(_("The private key needs its passphrase."), fields={field: [_NEEDS_PASSPHRASE]}) from None
+    except paramiko.SSHException:
+        raise Invalid(_("The private key cannot be used."), fields={field: [_UNUSABLE_KEY]}) from None
+    return key
 
 
 _NEEDS_PASSPHRASE = gettext_lazy("This key is encrypted: give its passphrase too.")

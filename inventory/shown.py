@@ -85,6 +85,13 @@ def ssh_measured_at(server: Server) -> datetime | None:
     return parse_datetime(at) if isinstance(at, str) else None
 
 
+def ssh_error(server: Any) -> str:
+    """Why the last measurement over SSH gave nothing; empty once what it tells of is settled. Expects ``has_token``."""
+    about_key = server.figures.get("ssh_error_code") in ("host_key_unknown", "host_key_changed")
+    settled = about_key and bool(server.host_key) and not server.host_key_offered
+    return "" if server.has_token or settled else str(server.figures.get("ssh_error") or "")
+
+
 def figures_are_fresh(server: Server) -> bool:
     """Whether they still tell how the server does: an agent's of its last rounds, or a measurement just made."""
     measured = ssh_measured_at(server)
@@ -93,7 +100,7 @@ def figures_are_fresh(server: Server) -> bool:
 
 def last_heard(server: Server) -> datetime | None:
     checked = server.last_check if server.reachable else None
-    return max((at for at in (server.agent_seen_at, checked) if at), default=None)
+    return max((at for at in (server.agent_seen_at, checked, ssh_measured_at(server)) if at), default=None)
 
 
 @dataclass(frozen=True)

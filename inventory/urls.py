@@ -3,7 +3,7 @@
 from django.urls import path
 
 from infini.api import either_slash
-from inventory import api, import_pages
+from inventory import api, import_pages, installation_api
 
 urlpatterns = [
     path("admin/inventory/server/import/", import_pages.import_page, name="server-import"),
@@ -28,4 +28,13 @@ urlpatterns = [
     either_slash("api/servers/<id>/host-key/scan", api.ServerHostKeyScan.as_view(), "server-host-key-scan"),
     either_slash("api/servers/<id>/resources", api.ServerResources.as_view(), "server-resources"),
     either_slash("api/servers/<id>/history", api.ServerHistory.as_view(), "server-history"),
+    either_slash("api/servers/<id>/agent/install", installation_api.AgentInstall.as_view(), "server-agent-install"),
+    either_slash("api/servers/<id>/agent/upgrade", installation_api.AgentUpgrade.as_view(), "server-agent-upgrade"),
+    either_slash("api/servers/<id>/agent/remove", installation_api.AgentRemove.as_view(), "server-agent-remove"),
+    either_slash("api/servers/agents/install", installation_api.AgentsInstall.as_view(), "servers-agents-install"),
+    either_slash("api/servers/agents/upgrade", installation_api.AgentsUpgrade.as_view(), "servers-agents-upgrade"),
+    either_slash("api/installations", installation_api.InstallationList.as_view(), "installations"),
+    either_slash("api/installations/<id>", installation_api.InstallationDetail.as_view(), "installation"),
+    either_slash("api/installations/<id>/retry", installation_api.InstallationRetry.as_view(), "installation-retry"),
+    either_slash("api/installations/<id>/cancel", installation_api.InstallationCancel.as_view(), "installation-cancel"),
 ]

@@ -87,6 +87,7 @@ class RealSshd:
         self.username = getpass.getuser()
         self.password = ""
         self.process: subprocess.Popen[bytes] | None = None
+        self._watch: subprocess.Popen[bytes] | None = None
         self._made_user = False
         self._sftp_server = sftp_server
         try:
@@ -150,8 +151,14 @@ class RealSshd:
                     start_new_session=True,
                 )
             if wait_until(self._answers_or_ended, what=f"sshd: {self.log[-500:]}") == "answers":
+                self._end_with_us(self.process.pid)
                 return
         raise AssertionError(f"sshd did not start: {self.log[-2000:]}")
+
+    def _end_with_us(self, pid: int) -> None:
+        """A test run that is killed leaves no server behind: this one reads what nobody writes until we are gone."""
+        command = ["sh", "-c", f"read _; pkill -KILL -g {pid}"]
+        self._watch = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
     def connections(self) -> list[int]:
         """The processes of sshd that serve somebody now."""
@@ -169,6 +176,10 @@ class RealSshd:
 
     def stop(self) -> None:
         """End the server and what it serves."""
+        if self._watch:
+            self._watch.kill()
+            self._watch.communicate()
+            self._watch = None
         if self.process is None:
             return
         everything = [*_descendants(self.process.pid), self.process.pid]
@@ -182,7 +193,8 @@ class RealSshd:
         self.stop()
         if self._made_user:
             subprocess.run(["pkill", "-KILL", "-u", self.username], check=False, capture_output=True)
-            subprocess.run(["userdel", "--remove", self.username], check=False, capture_output=True)
+            # --force: what was killed may not have gone yet
+            subprocess.run(["userdel", "--remove", "--force", self.username], check=False, capture_output=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _make_accounts(self, password_user: bool) -> None:

@@ -32,6 +32,7 @@ EDGES = {
     "usage_page",
     "gateway",
     "serving",
+    "installation_api",
     "tasks",
     "management",
     "pages",
@@ -46,6 +47,8 @@ VERBS = {
     "inventory": [
         *("agents", "checks", "devices", "resources", "servers", "selectors", "models", "reference", "local"),
         *("imports/table", "imports/lines"),
+        *("installation/" + name for name in ("access", "asking", "installing", "plans", "queueing", "release")),
+        *("installation/" + name for name in ("remote", "removing", "runner", "upgrading", "work")),
         *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
         *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
     ],

@@ -1,5 +1,5 @@
 """The fleet in the admin."""
 
-from inventory.admin import catalogue, devices, servers
+from inventory.admin import catalogue, devices, installations, servers
 
-__all__ = ["catalogue", "devices", "servers"]
+__all__ = ["catalogue", "devices", "installations", "servers"]

@@ -19,7 +19,9 @@ from infini.errors import InfiniError
 from infini.said import said
 from infini.timeline import events_about
 from inventory import shown
+from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
 from inventory.checks import check_servers
+from inventory.installation.release import is_older, outdated_versions, own_release
 from inventory.models import Server
 from inventory.querysets import ServerStatus
 from inventory.resources import resources_of
@@ -59,7 +61,7 @@ MEASURE = Verb(
 
 def _measured(rows: Any) -> str:
     found = Server.objects.filter(pk__in=[row.pk for row in rows]).only("name", "figures").order_by("name")
-    silent = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
+    silent: Any = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
     if not silent:
         return gettext("Measured %(names)s.") % {"names": names_of(rows)}
     return gettext("Measured %(n)d. %(silent)s") % {"n": len(rows) - len(silent), "silent": names_of(silent)}
@@ -94,6 +96,30 @@ class MaintenanceFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return queryset.filter(maintenance=self.value() == "yes") if self.value() else queryset
+
+
+class AgentFilter(DropdownFilter):
+    """By the version that reports; offers what there is, and that the site has a newer one."""
+
+    title = _("agent version")
+    parameter_name = "agent"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        versions = Server.objects.order_by().exclude(agent_version="").values_list("agent_version", flat=True)
+        return [
+            ("upgrade", _("Upgrade available")),
+            ("none", _("No agent")),
+            *((version, version) for version in sorted(set(versions.distinct()))),
+        ]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if not self.value():
+            return queryset
+        if self.value() == "none":
+            return queryset.filter(agent_token="")
+        if self.value() == "upgrade":
+            return queryset.with_agent().filter(agent_version__in=outdated_versions())  # type: ignore[attr-defined]
+        return queryset.filter(agent_version=self.value())
 
 
 class ServerForm(BaseForm):
@@ -142,10 +168,10 @@ class ServerForm(BaseForm):
 
 
 @admin.register(Server)
-class ServerAdmin(PagedAdmin, RecordAdmin):
+class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
     find_icon = "dns"
     form = ServerForm
-    verbs = [CHECK, MEASURE]
+    verbs = [CHECK, MEASURE, INSTALL, UPGRADE, REMOVE]
     page_template = "pages/server.html"
     list_display = ["named", "status_shown", "environment", "card_shown", "cpu", "memory", "disk", "seen"]
     list_display_links = ["named"]
@@ -156,6 +182,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
         ("environment", RelatedDropdownFilter),
         ("brand", RelatedDropdownFilter),
         ("card", RelatedDropdownFilter),
+        AgentFilter,
         MaintenanceFilter,
     ]
     search_fields = ["name", "host_ip"]
@@ -229,7 +256,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
             "figures": shown.figures(row),
             "figures_fresh": shown.figures_are_fresh(row),
             "measured_at": shown.ssh_measured_at(row),
-            "ssh_error": "" if row.has_token else row.figures.get("ssh_error", ""),
+            "ssh_error": shown.ssh_error(row),
             "host_facts": shown.host_facts(row),
             **history_context(),
             "devices": device_rows(row),
@@ -264,4 +291,7 @@ class ServerAdmin(PagedAdmin, RecordAdmin):
 
     @display(description=_("Last seen"), ordering="agent_seen_at", header=True)
     def seen(self, server: Server) -> list[str]:
-        return [ago(shown.last_heard(server)), f"agent {server.agent_version}" if server.agent_version else ""]
+        version = f"agent {server.agent_version}" if server.agent_version else ""
+        if version and is_older(server.agent_version, own_release().version):
+            version = gettext("%(version)s, upgrade available") % {"version": version}
+        return [ago(shown.last_heard(server)), version]

@@ -70,8 +70,8 @@ def run(
     """Run ``command`` in a login shell (``bash -lc``, else ``sh -lc``) in a session of its own, and wait for its end.
 
     ``environment`` reaches the command and nobody else. ``on_output("stdout" or "stderr", piece)`` is called in this
-    thread for each piece as it comes; the command waits while it does. When ``cancelled`` is set, or after
-    ``timeout_seconds``, everything the command started is ended, asked first and killed after
+    thread for each piece as it comes; the command waits while it does. When it raises, when ``cancelled`` is set, or
+    after ``timeout_seconds``, everything the command started is ended, asked first and killed after
     ``STOP_GRACE_SECONDS``. What a command left running in the background when it ended goes on, and is not waited
     for. At most ``output_max_bytes`` each of output and error are kept.
 
@@ -122,6 +122,7 @@ class _Running:
         """End what ``other`` started; whether nothing of it is left."""
         self.opening = None
         self._execute(scripts.end(other.leader, other.token, STOP_GRACE_SECONDS), CONNECT_TIMEOUT_SECONDS)
+        self._send_input(scripts.ending())
         limit = Deadline(_STOP_WAIT_SECONDS)
         while limit.left() > 0 and self.take(0.02) is not _Took.END:
             other.take(0.0)  # what still writes must not wait for us
@@ -163,6 +164,13 @@ class _Running:
                 if was_cancelled or timed_out:
                     self._stop()
                     break
+        except SshError:
+            raise
+        except BaseException:  # of the caller's own: nothing may run on that nobody looks at any more
+            self.on_output = None
+            with contextlib.suppress(SshError):
+                self._stop()
+            raise
         finally:
             self._close()
         if self.channel.lost and not self._has_ended():

@@ -29,6 +29,8 @@ from inventory.ssh.transports import BROKEN, WINDOW_BYTES, Channel, ChannelRefus
 CONNECT_TIMEOUT_SECONDS = 30.0
 # A link is given up for a new one after so many channels: paramiko keeps a note of each.
 MOST_CHANNELS = 2000
+# For how long a server that opened no further channel is not asked again.
+ASK_AGAIN_SECONDS = 10.0
 # How long a link that was there before may take to open a channel before a new one is tried.
 STALE_AFTER_SECONDS = 10.0
 
@@ -149,7 +151,7 @@ class Connection:
                     raise SshUnreachable(f"{self.access.server_name} does not lead on to {to[0]}: {refusal}.") from None
                 if is_new:
                     raise SshError(f"{self.access.server_name} opens no session for this account.") from None
-                link.most_channels = max(1, len(link.transport.held))
+                link.was_refused()
                 if not link.transport.held:
                     self._drop(link)
             except (SshConnectionLost, TimeoutError, *BROKEN):
@@ -205,9 +207,6 @@ class Connection:
             self._logins += 1
         with self._lock:
             self._links = [one for one in self._links if one.transport.is_active()]
-            if self._links:
-                # What the others hold is what this server opens on one connection.
-                link.most_channels = min(one.most_channels for one in self._links)
             self._links.append(link)
             take(link)
         _look_after(link)
@@ -251,11 +250,21 @@ class _Link:
     def __init__(self, connection: Connection, transport: Transport) -> None:
         self.connection = connection
         self.transport = transport
-        self.most_channels = MOST_CHANNELS
+        self._most_channels = MOST_CHANNELS
+        self._refused_at = 0.0
 
     def has_room(self) -> bool:
+        """Whether another channel may be asked for. A server frees a session some time after its command ended:
+        what it refused then it may grant a while later."""
         transport = self.transport
-        return transport.is_active() and len(transport.held) < self.most_channels and transport.opened < MOST_CHANNELS
+        is_full = len(transport.held) >= self._most_channels
+        if is_full and time.monotonic() - self._refused_at < ASK_AGAIN_SECONDS:
+            return False
+        return transport.is_active() and transport.opened < MOST_CHANNELS
+
+    def was_refused(self) -> None:
+        """The server opens no more than what is open now."""
+        self._most_channels, self._refused_at = len(self.transport.held), time.monotonic()
 
 
 # A connection lives as long as a link of it, or somebody who uses it.

@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
-from io import StringIO
 from typing import Any
 
 import paramiko
 from django.conf import settings
 
+from inventory.servers import parse_private_key
 from inventory.ssh.access import SshAccess
 from inventory.ssh.errors import SshError, SshKeyUnusable, SshLoginRefused, SshUnreachable
 from inventory.ssh.transports import BROKEN, READ_WAIT_SECONDS, Transport
 
-_KEY_KINDS = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
 _REFUSALS = {
     errno.ECONNREFUSED: "refuses the connection",
     errno.EHOSTUNREACH: "cannot be reached: there is no route to the host",
@@ -74,17 +73,8 @@ def load_key(access: SshAccess) -> paramiko.PKey:
         ) from None
 
 
-@functools.lru_cache(maxsize=256)
-def _parse_key(text: str, passphrase: str) -> paramiko.PKey:
-    """Kept, because opening an encrypted key takes a good part of a second on purpose."""
-    for kind in _KEY_KINDS:
-        try:
-            return kind.from_private_key(StringIO(text), password=passphrase or None)
-        except paramiko.PasswordRequiredException:
-            raise
-        except Exception:  # noqa: BLE001, S112  (a parser of foreign bytes fails in many ways; the next kind may fit)
-            continue
-    raise paramiko.SSHException("no kind of key fits")
+# Kept, because opening an encrypted key takes a good part of a second on purpose.
+_parse_key = functools.lru_cache(maxsize=256)(parse_private_key)
 
 
 def shake_hands(access: SshAccess, deadline: Deadline, sock: Any = None) -> Transport:

@@ -67,8 +67,14 @@ def preamble(command: str, environment: Mapping[str, str]) -> bytes:
 
 
 def end(leader: int, token: str, grace_seconds: int) -> str:
-    """A command that returns when nothing of the session ``leader`` or marked with ``token`` is left."""
-    return f"exec /bin/sh -c {_quoted_text(_END.format(mark=MARK))} end {leader} {token} {grace_seconds}"
+    """The command line of what ends the session ``leader`` and whatever is marked with ``token``; ``ending`` follows
+    on stdin. Status 0 when nothing of it is left. ``leader`` 0 is unknown: no session, since 0 is that of strangers."""
+    return f"exec /bin/sh -s {leader or 'none'} {token} {grace_seconds}"
+
+
+def ending() -> bytes:
+    """Not an argument: csh takes no line breaks in one."""
+    return _END.format(mark=MARK).encode() + b"\n"
 
 
 def _checked(name: str) -> str:

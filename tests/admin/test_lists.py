@@ -12,6 +12,8 @@ from deployments.shown import Standing, standing_of, with_standing
 from infini.alerts import Subject, open_alert
 from infini.keys import create_key
 from infini.models import AlertKind, AlertTarget, User
+from inventory.installation.asking import ask_for
+from inventory.installation.states import Kind
 from inventory.models import AIModel, Brand, Card, Environment, Server
 from tests.admin.conftest import count_queries, run_instances
 
@@ -20,6 +22,7 @@ LISTS = [
     "inventory/brand",
     "inventory/card",
     "inventory/environment",
+    "inventory/installation",
     "inventory/aimodel",
     "deployments/service",
     "deployments/operation",
@@ -41,6 +44,7 @@ def grow(make_server: Callable[..., Server], make_service: Callable[..., Service
         AIModel.objects.create(name=f"m-{tag}{i}").environments.add(environment)
         server = make_server(f"s-{tag}{i}", brand=brand, card=card, environment=environment)
         run_instances(make_service(f"svc-{tag}{i}", server))
+        ask_for([server], Kind.INSTALL, by=by)
         User.objects.create_user(f"u-{tag}{i}", password="x")
         create_key(user=by, name=f"k-{tag}{i}", by=by)
         model = AIModel.objects.get(name=f"m-{tag}{i}")

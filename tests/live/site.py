@@ -20,7 +20,13 @@ from tests.real_agent import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 # What each program is known by in its command line.
-MARKS = {"web": "infini.asgi:application", "worker": "qcluster", "monitor": "monitor", "agent": "infini_agent.py"}
+MARKS = {
+    "web": "infini.asgi:application",
+    "worker": "steps",
+    "runs": "runs",
+    "monitor": "monitor",
+    "agent": "infini_agent.py",
+}
 
 
 def free_port() -> int:
@@ -180,7 +186,7 @@ class RealSite:
         return found
 
     def process_ids(self, name: str) -> list[int]:
-        """The processes of ``web``, ``worker``, ``monitor`` or ``agent``, its leader first; empty when it is down."""
+        """The processes of a program in ``MARKS``, its leader first; empty when it is down."""
         leader = self._leader(name)
         if leader is None:
             return []

@@ -31,7 +31,9 @@ def refused(site: RealSite, *says: str) -> None:
 
 
 def groups_of(site: RealSite) -> list[psutil.Process]:
-    return [psutil.Process(pid) for name in ("web", "worker", "monitor", "agent") for pid in site.process_ids(name)]
+    return [
+        psutil.Process(pid) for name in ("web", "worker", "runs", "monitor", "agent") for pid in site.process_ids(name)
+    ]
 
 
 # Refusing to start
@@ -109,7 +111,7 @@ def test_a_password_given_is_kept_nowhere(new_site: NewSite) -> None:
     try:
         assert not (site.data_dir / "admin-password").exists()
         assert "canary-password" not in site.output
-        for name in ("web", "worker", "monitor", "agent"):
+        for name in ("web", "worker", "runs", "monitor", "agent"):
             environment = psutil.Process(site.process_ids(name)[0]).environ()
             assert "canary-password" not in environment.values()
         agent = psutil.Process(site.process_ids("agent")[0]).environ()
@@ -142,7 +144,7 @@ def test_two_migrations_at_once(new_site: NewSite) -> None:
 # Living and ending
 
 
-@pytest.mark.parametrize("name", ["web", "worker", "monitor", "agent"])
+@pytest.mark.parametrize("name", ["web", "worker", "runs", "monitor", "agent"])
 def test_a_killed_program_comes_back(site: RealSite, name: str) -> None:
     before = [psutil.Process(pid) for pid in site.process_ids(name)]
     old = site.kill9(name)

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from infini.errors import Invalid
+from inventory.ssh import scripts
 from inventory.ssh.access import SshAccess
 from inventory.ssh.commands import run
 from inventory.ssh.errors import SshConnectionLost
@@ -28,6 +29,11 @@ def test_output_error_and_exit_status_come_back_apart(access: SshAccess) -> None
 def test_it_is_a_login_shell_in_a_session_of_its_own(access: SshAccess) -> None:
     told = run(access, 'shopt -q login_shell && echo login; echo $$ $(cut -d" " -f5,6 /proc/$$/stat)').output.split()
     assert told[0] == "login" and told[1] == told[2] == told[3]
+
+
+def test_what_the_accounts_own_shell_is_given_is_a_line_that_csh_takes_too() -> None:
+    for line in (scripts.start("0" * 32), scripts.end(12, "0" * 32, 3)):
+        assert not set(line) & set("\n!") and line.startswith("exec /bin/sh ") and line.count("'") in (0, 2)
 
 
 def test_a_command_ended_by_a_signal_tells_which(access: SshAccess) -> None:
@@ -178,11 +184,29 @@ def test_a_cancelled_command_is_ended_with_all_it_started(access: SshAccess, tmp
     assert not [pid for pid in pids_in(tmp_path, 4) if is_running(pid)]
 
 
+def test_a_command_is_ended_where_one_session_is_all_there_is(access_to: Callable[..., SshAccess]) -> None:
+    with RealSshd(max_sessions=1) as own:
+        result = run(access_to(own), "echo $$; sleep 300", timeout_seconds=0.5)
+        assert result.timed_out and not is_running(int(result.output))
+
+
 def test_a_command_that_obeys_is_ended_at_once_and_says_its_last_words(access: SshAccess) -> None:
     began = time.monotonic()
     result = run(access, "trap 'echo bye; exit 7' TERM; echo on; sleep 100 & wait", timeout_seconds=0.5)
     assert result.timed_out and result.output == "on\nbye\n" and result.exit_status == 7
     assert time.monotonic() - began < 3
+
+
+def test_nothing_runs_on_when_whoever_takes_the_output_fails(access: SshAccess) -> None:
+    pids: list[int] = []
+
+    def fail(_stream: str, piece: bytes) -> None:
+        pids.append(int(piece))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(access, "echo $$; sleep 300", on_output=fail)
+    assert len(pids) == 1 and not is_running(pids[0])
 
 
 def test_a_command_cancelled_before_it_began_does_not_run_on(access: SshAccess, tmp_path: Path) -> None:
@@ -227,3 +251,22 @@ def test_an_account_that_may_run_nothing_says_so_itself(access_to: Callable[...,
     with RealSshd("ForceCommand echo only this; exit 4") as own:
         result = run(access_to(own), "echo never")
     assert (result.output, result.exit_status) == ("only this\n", 4)
+
+
+FORCED = """#!/bin/sh
+case "$SSH_ORIGINAL_COMMAND" in
+  *" -s "*) eval "$SSH_ORIGINAL_COMMAND" ;;
+  *) head -c 9000 /dev/zero; exec sleep 5 ;;
+esac
+"""
+
+
+def test_stopping_what_never_told_its_process_harms_nobody(access_to: Callable[..., SshAccess], tmp_path: Path) -> None:
+    """Session 0 is that of kernel threads, and in a container of everybody from outside."""
+    assert " none " in scripts.end(0, "0" * 32, 3)
+    (tmp_path / "forced").write_text(FORCED)
+    (tmp_path / "forced").chmod(0o755)
+    with RealSshd(f"ForceCommand {tmp_path}/forced") as own:
+        began = time.monotonic()
+        result = run(access_to(own), "never", timeout_seconds=0.7, output_max_bytes=100)
+        assert result.timed_out and not result.error and time.monotonic() - began < 4

@@ -16,7 +16,7 @@ from inventory.ssh.access import SshAccess
 from inventory.ssh.commands import run
 from inventory.ssh.connections import connected
 from inventory.ssh.errors import SshError
-from inventory.ssh.shells import ShellEnd
+from inventory.ssh.shells import ShellChannel, ShellEnd
 from tests.real_agent import wait_until
 from tests.real_sshd import RealSshd
 
@@ -56,6 +56,29 @@ def test_beyond_max_sessions_another_connection_is_made(access_to: Callable[...,
         before = logins(server)
         assert run(access, "echo freed").output == "freed\n"
         assert logins(server) == before, "a slot that is free again is used again"
+
+
+def test_what_was_refused_once_is_asked_for_again(
+    access_to: Callable[..., SshAccess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server frees a session late: one refusal must not leave a connection for each channel from then on."""
+    monkeypatch.setattr(connections, "ASK_AGAIN_SECONDS", 0.3)
+    with RealSshd(max_sessions=3) as server:
+        access = access_to(server)
+        ends: list[ShellEnd] = []
+
+        def open_shells(count: int) -> list[ShellChannel]:
+            with connected(access) as connection:
+                return [connection.open_shell(80, 24, on_data=len, on_end=ends.append) for _ in range(count)]
+
+        with connected(access) as connection:
+            open_shells(1)
+            connection._links[0].was_refused()  # as if two more were still being freed
+            open_shells(1)
+            assert len(connection._links) == 2
+            time.sleep(0.3)
+            open_shells(4)
+            assert len(connection._links) == 2
 
 
 def test_many_at_once_on_few_sessions_all_come_through(access_to: Callable[..., SshAccess]) -> None:

@@ -1,0 +1,80 @@
+"""The steps of a removal. The agent goes; instances stay, unless it was asked to stop them. May be repeated."""
+
+from inventory.agents import AgentError
+from inventory.installation.access import forget_agent_access
+from inventory.installation.states import StepState
+from inventory.installation.work import Outcome, StepFailed, Work, counted
+from inventory.ssh.errors import SshNotSetUp
+
+BY_HAND = "Remove it by hand: python3 install_agent.py --remove"
+
+
+def look(work: Work) -> Outcome:
+    """See what is there. An agent that answers and is not where we install was brought by somebody else."""
+    try:
+        work.facts = facts = work.remote.ask("look")
+    except SshNotSetUp as error:
+        raise StepFailed(f"{error.message} {BY_HAND}") from None
+    ours = facts["version"] or facts["runs"] or facts["supervised"]
+    if not ours and work.server.agent_token and not isinstance(work.report(), AgentError):
+        raise StepFailed(
+            f"The agent that answers was not installed by the site: nothing is in {facts['folder']}. "
+            "End it by hand, then clear token and certificate at the server."
+        )
+    if not ours:
+        return Outcome(StepState.DONE, "No agent is there any more.")
+    return Outcome(StepState.DONE, f"Version {facts['version'] or 'unknown'} in {facts['folder']}, {facts['system']}.")
+
+
+def see_to_instances(work: Work) -> Outcome:
+    running = work.facts["instances"]
+    if not running:
+        return Outcome(StepState.UNCHANGED, "No instance runs.")
+    if not work.installation.stop_instances:
+        return Outcome(
+            StepState.UNCHANGED,
+            f"Left running, with nobody to watch until an agent is installed again: {counted(running)}.",
+        )
+
+    def stop() -> tuple[str, str]:
+        stopped = work.do("stop_instances", seconds=150)["stopped"]
+        work.facts["instances"] = []
+        return f"Stopped {counted(stopped)}.", ""
+
+    return work.outcome(True, right="", would=f"Stop {counted(running)}.", do=stop)
+
+
+def end(work: Work) -> Outcome:
+    """Nothing starts it any more, then it ends: a reboot in between brings nothing back."""
+    there = work.facts["runs"] or work.facts["supervised"]
+
+    def run() -> tuple[str, str]:
+        return "It is not started at boot any more, and has ended.", work.do("end").get("output", "")
+
+    return work.outcome(there, right="It does not run.", would="Have it started no more, and end it.", do=run)
+
+
+def erase(work: Work) -> Outcome:
+    kept = work.facts["instances"]
+    there = work.facts["version"] or work.facts["token"] or (work.facts["state_exists"] and not kept)
+    folder, state = work.facts["folder"], work.facts["state"]
+    also = f"; {state} stays, for {counted(kept)}" if kept else f" and {state}"
+
+    def remove() -> tuple[str, str]:
+        done = work.do("erase")
+        return f"Removed {len(done['removed'])} files from {folder}{also}.", ""
+
+    return work.outcome(
+        bool(there), right="Its files are gone.", would=f"Remove its files from {folder}{also}.", do=remove
+    )
+
+
+def forget(work: Work) -> Outcome:
+    """Token and certificate leave the site together: from here on nobody is asked and nobody could answer."""
+    known = bool(work.server.agent_token or work.server.agent_certificate)
+
+    def clear() -> tuple[str, str]:
+        forget_agent_access(work.server.pk, by=work.installation.by)
+        return "Token and certificate are forgotten; the server is not asked any more.", ""
+
+    return work.outcome(known, right="Nothing is stored of it.", would="Forget token and certificate.", do=clear)
