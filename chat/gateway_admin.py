@@ -41,7 +41,6 @@ class TrafficAdmin(RecordAdmin):
 class TrafficRuleAdmin(TrafficAdmin):
     list_display = ["service_shown", "at_once", "timeouts", "sticky"]
     list_select_related = ["service"]
-    autocomplete_fields = ["service"]
     search_fields = ["service__name"]
     fieldsets = [(None, {"fields": ["service"]}), *_TRAFFIC]
     empty_text = _("A rule limits how many requests a service takes at once, or changes its timeouts.")
@@ -81,7 +80,6 @@ class EndpointAdmin(TrafficAdmin):
     list_display = ["named", "state_shown", "model_shown", "at_once", "timeouts"]
     list_display_links = ["named"]
     list_select_related = ["model"]
-    autocomplete_fields = ["model"]
     search_fields = ["name", "base_url", "served_model"]
     fieldsets = [
         (None, {"fields": ["name", "model", "base_url", "key", "served_model", "enabled"]}),

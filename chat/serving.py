@@ -8,7 +8,6 @@ error event and its upstream is closed, and the usage is stored.
 import gc
 import socket
 import sys
-from typing import Any
 
 import uvicorn
 from django.conf import settings
@@ -62,7 +61,6 @@ class GatewayServer(uvicorn.Server):
 def serve(*, host: str, port: int, fd: int | None = None) -> None:
     """Serve until a signal. ``fd`` is a listening socket to use instead of host and port."""
     sys.setswitchinterval(_SWITCH_SECONDS)
-    options: dict[str, Any] = {"fd": fd} if fd is not None else {"host": host, "port": port}
     config = uvicorn.Config(
         application,
         http="httptools",
@@ -73,9 +71,12 @@ def serve(*, host: str, port: int, fd: int | None = None) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=settings.TRUST_PROXY,
+        forwarded_allow_ips="*" if settings.TRUST_PROXY else None,
         backlog=4096,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=2,
-        **options,
+        host=host,
+        port=port,
     )
-    GatewayServer(config).run()
+    # uvicorn would take a descriptor for a Unix socket: no TCP_NODELAY then, and 40 ms more for each small answer.
+    GatewayServer(config).run(sockets=[socket.socket(fileno=fd)] if fd is not None else None)

@@ -18,7 +18,7 @@ from chat.gateway_api import SEE_ALL, as_csv, period_of
 from chat.models import Usage
 from infini.errors import Invalid
 
-LAST_REQUESTS = 50
+LAST_REQUESTS = 25
 ROWS_SHOWN = 100
 _PERIODS = (7, 30, 90)
 

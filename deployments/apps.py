@@ -7,11 +7,13 @@ class DeploymentsConfig(AppConfig):
     verbose_name = _("Services")
 
     def ready(self) -> None:
-        from deployments import overview, selectors
+        from deployments import overview, selectors, surroundings
         from deployments.event_words import WORDS
         from infini import badges, dashboard, event_words, stats
+        from inventory.terminals.surroundings import register
 
         stats.register(selectors.counts)
         dashboard.register(overview.overview)
         badges.register(overview.badges)
         event_words.register(WORDS)
+        register(surroundings.surroundings)

@@ -29,6 +29,7 @@ from inventory.agents import AgentAddress, AgentClient, AgentError, Ask
 from inventory.installation.queueing import queue_due_installations
 from inventory.models import Server
 from inventory.samples import Samples
+from inventory.terminals.rows import tend as tend_terminals
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ def _record(answered: list[Report]) -> None:
     queue_due_installations()
     alarms.raise_alarms()
     alert_delivery.queue_delivery()
+    tend_terminals()
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

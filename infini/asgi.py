@@ -18,10 +18,16 @@ from deployments import consumers as log_sockets  # noqa: E402
 from infini import event_socket  # noqa: E402
 from infini.bodies import Receive, Send, refuse_large_bodies  # noqa: E402
 from infini.sockets import admitted, refuse  # noqa: E402
+from inventory.consumers import socket_routes as terminal_routes  # noqa: E402
 
 pages_and_api = refuse_large_bodies(django_app)
 no_such_socket: Any = refuse
-socket_routes = [*event_socket.socket_routes, *log_sockets.socket_routes, *chat_sockets.socket_routes]
+socket_routes = [
+    *event_socket.socket_routes,
+    *log_sockets.socket_routes,
+    *chat_sockets.socket_routes,
+    *terminal_routes,
+]
 sockets = admitted(URLRouter([*socket_routes, re_path(r"", no_such_socket)]))
 
 # What was loaded stays for good: a collection in the middle of a large list need not look at it again.

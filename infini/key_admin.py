@@ -177,7 +177,7 @@ class ApiKeyAdmin(BaseAdmin):
 
     @display(description=_("Key"))
     def prefix_shown(self, key: ApiKey) -> SafeString:
-        return format_html("<code>{}…</code>", key.prefix)
+        return format_html('<code class="key-prefix">{}…</code>', key.prefix)
 
     @display(description=_("State"))
     def state_shown(self, key: ApiKey) -> Chip:

@@ -13,7 +13,10 @@ WORDS = {VIEWER: _("viewer"), OPERATOR: _("operator"), ADMINISTRATOR: _("adminis
 
 _OWN_APPS = ("inventory", "deployments", "chat", "scheduler")
 # Somebody else's keys and chats are nobody's to read; recordings, users and where alerts go are an administrator's.
-_ADMINISTRATORS_ONLY_CODES = {"repin_server", "add_endpoint", "change_endpoint", "delete_endpoint"}
+_ADMINISTRATORS_ONLY_CODES = {
+    *("repin_server", "manage_terminal"),
+    *("add_endpoint", "change_endpoint", "delete_endpoint"),
+}
 _ADMINISTRATORS_ONLY = {"user", "group", "apikey", "recording", "alerttarget", "alertdelivery"}
 
 

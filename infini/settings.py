@@ -71,6 +71,14 @@ STREAM_MAX_BYTES = env_int("INFINI_STREAM_MAX_BYTES", 64 * 1024 * 1024, least=10
 GATEWAY_PORT = env_int("INFINI_GATEWAY_PORT", 0, least=0, most=65535)
 USAGE_DAYS = env_int("INFINI_USAGE_DAYS", 90, least=1)  # single requests; the sums of days stay
 REDIS_URL = env_str("REDIS_URL")  # limits hold across processes with it, within each without
+# Terminals: recordings of always, never, or as each server says; sizes in bytes, ages in seconds and days
+TERMINAL_GRACE_SECONDS = env_int("INFINI_TERMINAL_GRACE_SECONDS", 600, least=1)
+TERMINAL_IDLE_SECONDS = env_int("INFINI_TERMINAL_IDLE_SECONDS", 3600, least=2)
+TERMINAL_RECORD = env_word("INFINI_TERMINAL_RECORD", ("always", "never", "per-server"))
+RECORDINGS_DIR = DATA_DIR / "recordings"
+RECORDING_MAX_BYTES = env_int("INFINI_RECORDING_MAX_BYTES", 256 * 1024 * 1024, least=1024)
+RECORDING_KEEP_DAYS = env_int("INFINI_RECORDING_KEEP_DAYS", 90, least=1)
+FILE_MAX_BYTES = env_int("INFINI_FILE_MAX_BYTES", 4 * 1024**3, least=1024)
 
 # Alerts by e-mail; without a host there are none. With `none` a password would travel in the clear.
 _smtp_tls = env_word("INFINI_SMTP_TLS", ("starttls", "tls", "none"))

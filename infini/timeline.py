@@ -25,6 +25,8 @@ _APPS = {
     "user": "infini",
     "apikey": "infini",
     "alerttarget": "infini",
+    "endpoint": "chat",
+    "trafficrule": "chat",
 }
 FACT_MAX_CHARS = 120
 # Of no use to a reader, or said by the words already.

@@ -83,8 +83,15 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             ],
         },
         {
+            "title": _("Commands"),
+            "items": [
+                _item(_("Terminals"), "terminal", "inventory_terminalsession_changelist", "inventory.open_terminal"),
+            ],
+        },
+        {
             "title": _("Activity"),
             "items": [
+                _list(_("Recordings"), "movie", "inventory", "recording"),
                 _list(_("Alerts"), "notifications", "infini", "alert"),
                 _list(_("Timeline"), "timeline", "infini", "event"),
                 {"title": _("Usage"), "icon": "bar_chart", "link": reverse_lazy("usage_page")},

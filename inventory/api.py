@@ -280,7 +280,7 @@ class PictureUpload(APIView):
         return Response({"url": uploads.PREFIX + filename, "filename": filename}, status=201)
 
 
-class _WhateverIsAccepted(BaseContentNegotiation):
+class WhateverIsAccepted(BaseContentNegotiation):
     """A picture is answered as what it is; errors are JSON."""
 
     def select_parser(self, request: Request, parsers: list) -> Any:
@@ -293,7 +293,7 @@ class _WhateverIsAccepted(BaseContentNegotiation):
 class Picture(APIView):
     needs = {"GET": LOGGED_IN}
     renderer_classes = [JSONRenderer]
-    content_negotiation_class = _WhateverIsAccepted
+    content_negotiation_class = WhateverIsAccepted
 
     @extend_schema(responses={(200, "image/*"): OpenApiTypes.BINARY})
     def get(self, request: Request, filename: str) -> HttpResponse:

@@ -29,5 +29,11 @@ WORDS = {
         for kind in ("install", "upgrade", "remove")
         for what, words in _ANY_KIND.items()
     },
+    "terminal.opened": _("has a terminal open"),
+    "terminal.ended": _("has a terminal ended"),
+    "terminal.refused": _("let no terminal open"),
+    "terminal.recording_removed": _("has a recording of a terminal deleted"),
+    "file.downloaded": _("had a file downloaded"),
+    "file.uploaded": _("had a file uploaded"),
     "brand.cards_loaded": _("has new published cards"),
 }

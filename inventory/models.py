@@ -177,6 +177,12 @@ class Server(Versioned):
     )
     # The pin; written by inventory.ssh.host_keys alone.
     host_key = models.TextField(_("pinned host key"), blank=True, editable=False)
+    record_terminals = models.BooleanField(
+        _("record terminals"),
+        default=True,
+        db_default=True,
+        help_text=_("Counts where the site is set to record as each server says."),
+    )
 
     agent_port = models.PositiveIntegerField(_("agent port"), default=8888, validators=PORT_VALIDATORS)
     agent_token = EncryptedTextField(_("agent token"), blank=True, default="")
@@ -319,3 +325,7 @@ class Installation(models.Model):
     @property
     def is_open(self) -> bool:
         return self.state in OPEN_STATES
+
+
+from inventory.terminals.models import Recording as Recording  # noqa: E402  (after what they refer to)
+from inventory.terminals.models import TerminalSession as TerminalSession  # noqa: E402

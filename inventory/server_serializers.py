@@ -74,7 +74,8 @@ class ServerSerializer(NamedSerializer):
         model = Server
         fields = [
             *("id", "name", "host_ip", "environment", "environment_id", "brand_id", "brand", "model_id", "model"),
-            *("labels", "maintenance", "port", "username", "jump_id", "agent_port", "agent_certificate"),
+            *("labels", "maintenance", "record_terminals", "port", "username", "jump_id", "agent_port"),
+            "agent_certificate",
             *(name for secret in servers.SECRETS for name in (secret, f"{secret}_set")),
             *("status", *_OBSERVED, "version", "created_at"),
         ]

@@ -3,7 +3,7 @@
 from django.urls import path
 
 from infini.api import either_slash
-from inventory import api, import_pages, installation_api
+from inventory import api, files_api, import_pages, installation_api, pages, terminals_api
 
 urlpatterns = [
     path("admin/inventory/server/import/", import_pages.import_page, name="server-import"),
@@ -37,4 +37,13 @@ urlpatterns = [
     either_slash("api/installations/<id>", installation_api.InstallationDetail.as_view(), "installation"),
     either_slash("api/installations/<id>/retry", installation_api.InstallationRetry.as_view(), "installation-retry"),
     either_slash("api/installations/<id>/cancel", installation_api.InstallationCancel.as_view(), "installation-cancel"),
+    either_slash("api/servers/<id>/files", files_api.ServerFiles.as_view(), "server-files"),
+    either_slash("api/servers/<id>/files/download", files_api.ServerFileDownload.as_view(), "server-file-download"),
+    either_slash("api/servers/<id>/files/upload", files_api.ServerFileUpload.as_view(), "server-file-upload"),
+    either_slash("api/terminals", terminals_api.TerminalList.as_view(), "terminals"),
+    either_slash(r"api/terminals/(?P<key>[0-9a-f]{32})", terminals_api.TerminalDetail.as_view(), "terminal"),
+    either_slash("api/recordings", terminals_api.RecordingList.as_view(), "recordings"),
+    either_slash("api/recordings/<id>", terminals_api.RecordingDetail.as_view(), "recording"),
+    either_slash("api/recordings/<id>/cast", terminals_api.RecordingFile.as_view(), "recording-file"),
+    path("admin/inventory/terminal/", pages.terminal_page, name="terminal_page"),
 ]

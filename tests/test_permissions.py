@@ -56,6 +56,14 @@ LEAST_ROLE: dict[str, dict[str, int]] = {
     "installation": {"GET": VIEWER},
     "installation-retry": ACTION,
     "installation-cancel": ACTION,
+    "server-files": {"GET": OPERATOR},
+    "server-file-download": {"GET": OPERATOR},
+    "server-file-upload": {"POST": OPERATOR, "DELETE": OPERATOR},
+    "terminals": {"GET": OPERATOR},
+    "terminal": {"GET": OPERATOR, "DELETE": OPERATOR},
+    "recordings": {"GET": ADMINISTRATOR},
+    "recording": {"GET": ADMINISTRATOR, "DELETE": ADMINISTRATOR},
+    "recording-file": {"GET": ADMINISTRATOR},
     "presets": {"GET": VIEWER},
     "services": LIST,
     "services-plan": {"POST": VIEWER},
@@ -94,6 +102,7 @@ EXAMPLES = {
     r"(?P<pk>[0-9]{1,18})": "987654321",
     r"(?P<filename>[^/]{1,100})": "none.png",
     r"(?P<key>[A-Za-z0-9._-]{1,64})": "none-1",
+    r"(?P<key>[0-9a-f]{32})": "0" * 32,
 }
 
 

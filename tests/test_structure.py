@@ -33,10 +33,13 @@ EDGES = {
     "gateway",
     "serving",
     "installation_api",
+    "files_api",
+    "terminals_api",
     "tasks",
     "management",
     "pages",
 }
+TERMINALS = ["buffer", "models", "opening", "outlet", "recording", "registry", "rows", "session", "surroundings"]
 VERBS = {
     "deployments": [
         "alarms",
@@ -51,6 +54,7 @@ VERBS = {
         *("installation/" + name for name in ("remote", "removing", "runner", "upgrading", "work")),
         *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
         *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
+        *("transfers", *(f"terminals/{name}" for name in TERMINALS)),
     ],
     "chat": [
         *(

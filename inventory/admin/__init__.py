@@ -1,5 +1,5 @@
 """The fleet in the admin."""
 
-from inventory.admin import catalogue, devices, installations, servers
+from inventory.admin import catalogue, devices, installations, servers, terminals
 
-__all__ = ["catalogue", "devices", "installations", "servers"]
+__all__ = ["catalogue", "devices", "installations", "servers", "terminals"]

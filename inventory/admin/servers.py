@@ -7,7 +7,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -74,6 +74,13 @@ def _checked(rows: Any) -> str:
     if not silent:
         return gettext("Checked %(names)s: online.") % {"names": names_of(rows)}
     return gettext("Checked %(n)d: no answer from %(names)s.") % {"n": len(found), "names": names_of(silent)}
+
+
+def _terminal_url(request: HttpRequest, server: Server) -> str | None:
+    """For who may open one, on a server that has an account."""
+    if not server.username or not request.user.has_perm("inventory.open_terminal"):
+        return None
+    return f"{reverse('terminal_page')}?server={server.pk}"
 
 
 class StatusFilter(DropdownFilter):
@@ -192,7 +199,10 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
     fieldsets = [
         (None, {"fields": ["name", "host_ip", "environment", "card", "brand", "labels", "maintenance"]}),
         (_("Agent"), {"fields": ["agent_port", "agent_token", "agent_certificate"]}),
-        (_("SSH (optional)"), {"fields": ["username", "port", "password", "private_key", "passphrase", "jump"]}),
+        (
+            _("SSH (optional)"),
+            {"fields": ["username", "port", "password", "private_key", "passphrase", "jump", "record_terminals"]},
+        ),
     ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
@@ -262,6 +272,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
             "devices": device_rows(row),
             "device_errors": device_errors(row),
             "events": events_about(request.user, row),
+            "terminal_url": _terminal_url(request, row),
             "check_error": row.check_error if row.reachable is False else "",
         }
 

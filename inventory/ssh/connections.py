@@ -93,9 +93,10 @@ class Connection:
         on_end: Callable[[ShellEnd], None],
         term: str = "xterm-256color",
         environment: Mapping[str, str] | None = None,
+        command: str = "",
         timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     ) -> ShellChannel:
-        """A login shell in a terminal of its own; see ShellChannel for what the callbacks must keep to.
+        """A login shell, or ``command``, in a terminal of its own; see ShellChannel for what the callbacks keep to.
 
         ``environment`` is offered to the server, which takes what its AcceptEnv names. Raises SshError.
         """
@@ -106,7 +107,7 @@ class Connection:
         )
         shell.attach(channel)
         try:
-            start_shell(channel, columns, rows, term, environment or {}, deadline)
+            start_shell(channel, columns, rows, term, environment or {}, deadline, command)
         except BROKEN:
             raise SshConnectionLost(f"The connection to {self.access.server_name} was lost.") from None
         except TimeoutError:

@@ -88,6 +88,24 @@ class Files:
                     raise TooLarge(f"{path} grew past {most_bytes} bytes while it was read.")
                 yield piece
 
+    def read_part(self, path: str, offset: int, most: int) -> bytes:
+        """Up to ``most`` bytes of ``path`` from ``offset``; fewer only at its end."""
+        with self._told(path), self._sftp.open(path, "rb") as file:
+            return b"".join(file.readv(_blocks(offset, min(most, max(0, (file.stat().st_size or 0) - offset)))))
+
+    def write_part(self, path: str, offset: int, content: bytes, *, begin: bool) -> None:
+        """Write ``content`` at ``offset`` of ``path``, which ``begin`` makes anew."""
+        with self._told(path), self._sftp.open(path, "w" if begin else "r+") as file:
+            file.set_pipelined(True)
+            file.seek(offset)
+            file.write(content)
+
+    def move_into_place(self, unfinished: str, path: str, *, mode: int) -> None:
+        """Let ``path`` be what was written as ``unfinished``, replacing what was there."""
+        with self._told(path):
+            self._sftp.chmod(unfinished, mode)
+            self._sftp.posix_rename(unfinished, path)
+
     def list_directory(self, path: str, *, most: int = 5000) -> list[RemoteFile]:
         """What is in ``path``, by name; the first ``most`` the server tells."""
         found = []
@@ -182,6 +200,11 @@ def list_directory(
     """What is in one directory; raises SshError."""
     with opened(access, connect_timeout_seconds) as files:
         return files.list_directory(path)
+
+
+def _blocks(offset: int, size: int) -> list[tuple[int, int]]:
+    """Reads that SFTP servers answer whole, asked for all at once."""
+    return [(at, min(PIECE_BYTES, offset + size - at)) for at in range(offset, offset + size, PIECE_BYTES)]
 
 
 def _read_ahead(file: paramiko.SFTPFile, size: int) -> Iterator[bytes]:

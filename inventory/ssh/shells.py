@@ -22,6 +22,8 @@ from inventory.ssh.transports import StreamChannel
 
 SHELL_WINDOW_BYTES = 256 * 1024
 _SEND_BYTES = 16 * 1024
+_AT_ONCE_BYTES = 1024
+_ACKNOWLEDGE_BYTES = SHELL_WINDOW_BYTES // 8
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class ShellChannel:
         self._to_send = bytearray()
         self._is_posted = False
         self._is_paused = False
+        self._resizes = 0  # asked for, and not sent yet
         self._owed = 0
         self.ended: ShellEnd | None = None
 
@@ -52,13 +55,24 @@ class ShellChannel:
         with self._lock:
             if self.ended:
                 return 0
+            channel = self._channel
+            first = not self._to_send and not self._resizes  # nothing typed may overtake what was done before
+            if channel and first and len(data) <= _AT_ONCE_BYTES and channel.send_at_once(data):
+                return 0
             self._to_send += data
             waiting = len(self._to_send)
         self._post_sending()
         return waiting
 
     def resize(self, columns: int, rows: int) -> None:
-        self._post(lambda channel: channel.request("window-change", columns, rows, 0, 0, wants_reply=False))
+        with self._lock:
+            self._resizes += 1
+        self._post(lambda channel: self._resize(channel, columns, rows))
+
+    def _resize(self, channel: StreamChannel, columns: int, rows: int) -> None:
+        channel.request("window-change", columns, rows, 0, 0, wants_reply=False)
+        with self._lock:
+            self._resizes -= 1
 
     def pause(self) -> None:
         """Let no more come than what is under way: at most SHELL_WINDOW_BYTES."""
@@ -86,10 +100,11 @@ class ShellChannel:
     def receive(self, _stream: str, data: bytes) -> None:
         self._on_data(data)
         with self._lock:
-            if self._is_paused:
-                self._owed += len(data)
-                return
-        self._post(lambda channel: channel.acknowledge(len(data)))
+            self._owed += len(data)
+            if self._is_paused or self._owed < _ACKNOWLEDGE_BYTES:
+                return  # a key's echo is worth no message, nor waking the pump
+            owed, self._owed = self._owed, 0
+        self._post(lambda channel: channel.acknowledge(owed))
 
     def end(self) -> None:
         channel = self._channel
@@ -132,12 +147,22 @@ class ShellChannel:
 
 
 def start_shell(
-    channel: StreamChannel, columns: int, rows: int, term: str, environment: Mapping[str, str], deadline: Deadline
+    channel: StreamChannel,
+    columns: int,
+    rows: int,
+    term: str,
+    environment: Mapping[str, str],
+    deadline: Deadline,
+    command: str = "",
 ) -> None:
-    """Ask for terminal and shell in one go; raises TimeoutError when the server grants them not, or too late."""
+    """Ask for terminal and shell, or ``command`` in its place, in one go; raises TimeoutError when the server grants
+    them not, or too late."""
     for name, value in environment.items():
         channel.request("env", name, value, wants_reply=False)
     channel.request("pty-req", term, columns, rows, 0, 0, b"")
-    channel.request("shell")
+    if command:
+        channel.request("exec", command)
+    else:
+        channel.request("shell")
     if not channel.wait_for_replies(2, deadline.left()):
         raise TimeoutError

@@ -87,7 +87,7 @@ class Site:
                 pipe.close()
 
 
-def start_site(data_dir: Path, *, migrate: bool = True) -> Site:
+def start_site(data_dir: Path, *, migrate: bool = True, **settings: str) -> Site:
     """Migrate, unless the database is another site's already, listen on a free port, and wait for the first answer."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.set_inheritable(True)
@@ -100,6 +100,7 @@ def start_site(data_dir: Path, *, migrate: bool = True) -> Site:
         "INFINI_PORT": str(port),
         "INFINI_LOG_LEVEL": "WARNING",
         "PYTHONPATH": str(ROOT),
+        **settings,
     }
     if migrate:
         subprocess.run(

@@ -29,10 +29,12 @@ LISTS = [
     ),
     *("deployments/service/", "deployments/operation/"),
     *("infini/event/", "infini/alert/", "infini/alerttarget/", "infini/apikey/", "infini/user/"),
+    *("chat/endpoint/", "chat/trafficrule/"),
 ]
 FORMS = [
     *("inventory/server/add/", "inventory/server/import/", "deployments/service/add/", "inventory/brand/add/"),
     *("infini/apikey/add/", "infini/alerttarget/add/", "infini/user/add/", "account/", "password_change/"),
+    *("chat/usage/", "chat/endpoint/add/", "chat/trafficrule/add/"),
 ]
 
 

@@ -1,0 +1,81 @@
+/* What stands over a terminal that is not connected: why, and what can be done about it. */
+
+import { ask, element, say } from "./words.js";
+
+export class Panel {
+  constructor(pane, facts) {
+    this.facts = facts;
+    this.box = element("div", { class: "term-over", role: "alert", hidden: true });
+    pane.append(this.box);
+  }
+
+  show(shell, act) {
+    const over = ["exited", "refused"].includes(shell.state);
+    this.box.hidden = !over;
+    if (over) this.box.replaceChildren(...(shell.exit ? this.exited(shell, act) : this.refused(shell, act)));
+  }
+
+  exited(shell, act) {
+    const { exit } = shell;
+    let text = exit.message || say("over");
+    if (exit.reason === "exit" && exit.status !== null) text = say("exit", exit.status);
+    else if (exit.signal) text = say("signal", exit.signal);
+    else if (exit.reason === "closed") text = say("closed");
+    else if (exit.reason === "left") text = say("left");
+    return [element("p", {}, text), this.buttons(shell.about.observe ? null : this.button(say("again"), act.again, true))];
+  }
+
+  refused(shell, act) {
+    const problem = shell.problem || { message: say("unreachable") };
+    if (problem.code === "host_key_unknown") return this.firstKey(shell, problem, act);
+    if (problem.code === "host_key_changed") return this.changedKey(shell, problem, act);
+    const again = shell.about.observe ? null : this.button(say("again"), act.again);
+    if (problem.code === "taken") return [element("p", {}, problem.message), this.buttons(this.button(say("here"), act.retry, true))];
+    if (["session_unknown", "session_over", "session_elsewhere"].includes(problem.code)) return [element("p", {}, problem.message), this.buttons(again)];
+    return [element("p", {}, problem.message), this.buttons(this.button(say("retry"), act.retry, true), this.page(shell))];
+  }
+
+  firstKey(shell, problem, act) {
+    const failed = element("p", { class: "term-reason" });
+    const confirm = async (event) => {
+      event.target.disabled = true;
+      try {
+        const body = JSON.stringify({ host_key: problem.key });
+        await ask("POST", `/api/servers/${shell.about.server}/host-key`, { body, headers: { "Content-Type": "application/json" } });
+        act.retry();
+      } catch (refusal) {
+        failed.textContent = refusal.message;
+        event.target.disabled = false;
+      }
+    };
+    return [
+      element("p", {}, say("first-key", shell.about.serverName)),
+      element("p", { class: "term-print" }, `${(problem.key || "").split(" ")[0]} `, element("code", {}, problem.fingerprint)),
+      element("p", { class: "term-soft" }, say("first-key-help")),
+      failed,
+      this.buttons(this.button(say("confirm-key"), confirm, true), this.button(say("cancel"), act.close)),
+    ];
+  }
+
+  changedKey(shell, problem, act) {
+    const line = (name, print) => element("div", {}, element("dt", {}, name), element("dd", {}, element("code", {}, print)));
+    return [
+      element("p", { class: "term-reason" }, say("changed-key", shell.about.serverName)),
+      element("dl", { class: "term-prints" }, line(say("pinned"), problem.pinned_fingerprint), line(say("offered"), problem.fingerprint)),
+      element("p", { class: "term-soft" }, say("changed-key-help")),
+      this.buttons(this.page(shell), this.button(say("retry"), act.retry)),
+    ];
+  }
+
+  page(shell) {
+    return element("a", { class: "term-button", href: `${this.facts.admin}inventory/server/${shell.about.server}/` }, say("server-page"));
+  }
+
+  button(text, act, primary = false) {
+    return element("button", { type: "button", class: `term-button${primary ? " term-primary" : ""}`, onclick: act }, text);
+  }
+
+  buttons(...made) {
+    return element("p", { class: "term-buttons" }, ...made);
+  }
+}

@@ -1,0 +1,174 @@
+"""A person in Chromium opens a shell: confirms the host key, types, resizes, loads the page anew and finds the session
+again, moves files, and an administrator plays the recording.
+
+Without Chromium these tests are skipped and say so; with INFINI_CI=1 its absence is a failure.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.site import RealSite, wait_until
+from tests.live.test_browser import browser, page  # noqa: F401  (fixtures)
+from tests.real_sshd import RealSshd
+
+pytestmark = pytest.mark.live
+PROFILE = "PS1='here> '; bind 'set enable-bracketed-paste off' 2>/dev/null\n"
+
+
+@pytest.fixture
+def sshd() -> Iterator[RealSshd]:
+    with RealSshd(max_sessions=20) as running:
+        (running.folder / "home" / ".bash_profile").write_text(PROFILE)
+        yield running
+
+
+@pytest.fixture
+def server(site: RealSite, sshd: RealSshd) -> dict[str, Any]:
+    body = {
+        "name": f"gpu-{uuid.uuid4().hex[:6]}",
+        "host_ip": sshd.host,
+        "port": sshd.port,
+        "username": sshd.username,
+        "private_key": sshd.private_key,
+    }
+    made: dict[str, Any] = site.json("POST", "/api/servers", json=body)
+    return made
+
+
+def photograph(page: "Page", name: str) -> None:  # noqa: F811, F821
+    """Keeps a picture where INFINI_PICTURES names a folder."""
+    if folder := os.environ.get("INFINI_PICTURES"):
+        page.screenshot(path=f"{folder}/terminal-{name}.png")
+
+
+def shown(page: "Page", text: str) -> None:  # noqa: F811, F821
+    page.locator(".term-pane:not([hidden]) .xterm-rows", has_text=text).wait_for()
+
+
+def test_a_shell_in_the_browser(
+    page: "Page",  # noqa: F811, F821
+    site: RealSite,
+    server: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    # From the server's page; the first key is shown with its fingerprint and confirmed.
+    page.goto(f"{site.url}/admin/inventory/server/{server['id']}/")
+    address = page.get_by_role("link", name="Terminal", exact=True).first.get_attribute("href")
+    page.goto(site.url + str(address))
+    page.get_by_text("SHA256:").wait_for()
+    photograph(page, "first-key")
+    page.get_by_role("button", name="Confirm this key").click()
+    shown(page, "here>")
+
+    page.keyboard.type("echo typed-$((40+2)) 中文\n")
+    shown(page, "typed-42 中文")
+    page.keyboard.type("stty size\n")
+    rows = page.locator(".xterm-rows > div")
+    before = rows.count()
+    shown(page, f"{before} ")
+    page.set_viewport_size({"width": 900, "height": 500})
+    fewer = wait_until(lambda: rows.count() if rows.count() < before else 0, 10, "it has fewer rows")
+    page.keyboard.type("clear; stty size\n")
+    shown(page, f"{fewer} ")
+    photograph(page, "typed")
+
+    # A page loaded anew finds the same shell and what it showed.
+    page.keyboard.type("HERE=before\n")
+    page.keyboard.type("clear; echo on-the-screen\n")
+    shown(page, "on-the-screen")
+    page.reload()
+    shown(page, "on-the-screen")
+    page.keyboard.type("echo $HERE-and-after\n")
+    shown(page, "before-and-after")
+
+    # Several lines are not pasted unasked; search finds; a second tab is a second shell.
+    page.evaluate(
+        "const d = new DataTransfer(); d.setData('text/plain', 'echo one\\necho two\\n');"
+        "document.querySelector('.term-pane:not([hidden]) .xterm-helper-textarea').dispatchEvent("
+        "new ClipboardEvent('paste', {clipboardData: d, bubbles: true, cancelable: true}))"
+    )
+    page.get_by_role("heading", name="Paste 2 lines?").wait_for()
+    page.get_by_role("button", name="Paste").click()
+    shown(page, "two")
+    page.get_by_role("button", name="New terminal").click()
+    page.locator("#mine").get_by_text(server["name"]).wait_for()
+    page.locator("#servers").get_by_role("button", name=server["name"], exact=True).click()
+    shown(page, "here>")
+    assert page.get_by_role("tab").count() == 2
+    page.keyboard.press("Control+Alt+1")
+    shown(page, "before-and-after")
+
+    # Files beside it.
+    page.get_by_role("button", name="Files").click()
+    page.get_by_label("Directory").fill(str(tmp_path))
+    page.get_by_label("Directory").press("Enter")
+    page.get_by_text("Nothing is here.").wait_for()
+    data = os.urandom(2_500_000)
+    page.locator("#files-upload").set_input_files({"name": "up.bin", "mimeType": "a/b", "buffer": data})
+    page.get_by_text("Done: up.bin").wait_for()
+    assert (tmp_path / "up.bin").read_bytes() == data
+    photograph(page, "files")
+    with page.expect_download() as given:
+        page.get_by_role("button", name="up.bin").click()
+    assert Path(given.value.path()).read_bytes() == data
+    page.get_by_role("button", name="Close", exact=True).last.click()
+
+    # Its end is told with the exit status.
+    page.locator(".xterm-helper-textarea").first.focus()
+    page.keyboard.type("exit 5\n")
+    page.get_by_text("The shell ended with exit status 5.").wait_for()
+    photograph(page, "ended")
+
+    # The recording is played.
+    done = wait_until(
+        lambda: [row for row in site.json("GET", "/api/recordings") if row["state"] == "finished"], 10, "recorded"
+    )
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(f"{site.url}/admin/inventory/recording/{done[0]['id']}/")
+    page.locator(".ap-player").wait_for()
+    page.get_by_label("Speed").select_option("10")
+    page.locator(".ap-player").click()
+    page.keyboard.press("End")
+    page.locator(".ap-term", has_text="before-and-after").wait_for()
+    photograph(page, "player")
+    for path in ("/admin/inventory/recording/", "/admin/inventory/terminalsession/"):
+        page.goto(site.url + path)
+        page.get_by_text(server["name"]).first.wait_for()
+        photograph(page, path.split("/")[-2])
+
+
+def test_reconnecting_and_phone(page: "Page", site: RealSite, server: dict[str, Any], sshd: RealSshd) -> None:  # noqa: F811, F821
+    site.json("POST", f"/api/servers/{server['id']}/host-key", json={"host_key": sshd.host_key})
+    page.set_viewport_size({"width": 390, "height": 780})
+    page.goto(f"{site.url}/admin/inventory/terminal/?server={server['id']}")
+    shown(page, "here>")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.get_by_role("toolbar", name="Keys").get_by_role("button", name="Ctrl").dispatch_event("pointerdown")
+    page.keyboard.type("c")
+    shown(page, "^C")
+    page.emulate_media(color_scheme="dark")
+    photograph(page, "phone-dark")
+    page.emulate_media(color_scheme="light")
+
+    # The web process dies, and with it the shell: said, not hidden.
+    old = site.kill9("web")
+    page.get_by_text("Reconnecting").wait_for()
+    photograph(page, "reconnecting")
+    site.wait_for_restart("web", old)
+    page.get_by_text("The site was restarted").wait_for()
+    page.get_by_role("button", name="Open a new one").click()
+    shown(page, "here>")
+    [row] = [r for r in site.json("GET", "/api/terminals?state=ended") if r["server_id"] == server["id"]]
+    assert row["ending"] == "restarted"
+
+    # A changed key is refused with both fingerprints.
+    sshd.renew_host_key()
+    page.goto(f"{site.url}/admin/inventory/terminal/?server={server['id']}&again=1")
+    page.get_by_text("has changed").wait_for()
+    assert page.get_by_text("SHA256:").count() == 2
+    photograph(page, "changed-key")
