@@ -48,12 +48,18 @@ class Preset:
     path_prefix: str = "/v1"
     port: int | None = None
     evidence: str = field(default=NEVER_RUN)
+    name_zh: str = ""
     note_zh: str = ""
+
+    @property
+    def shown_name(self) -> str:
+        """Its name in the reader's language."""
+        return (self.name_zh if _reads_chinese() else "") or self.name
 
     @property
     def shown_note(self) -> str:
         """What must be installed, in the reader's language."""
-        return (self.note_zh if (get_language() or "").startswith("zh") else "") or self.note
+        return (self.note_zh if _reads_chinese() else "") or self.note
 
     def fills(self) -> dict[str, Any]:
         """Values for a service, named as the API names them; only those that the preset has."""
@@ -65,6 +71,10 @@ class Preset:
             "port": self.port,
         }
         return {name: value for name, value in values.items() if value}
+
+
+def _reads_chinese() -> bool:
+    return (get_language() or "").startswith("zh")
 
 
 @cache

@@ -179,7 +179,7 @@ class PresetSerializer(serializers.Serializer):
     """One engine that a new service may start from."""
 
     key = serializers.CharField()
-    name = serializers.CharField()
+    name = serializers.CharField(source="shown_name")
     deploy_command = serializers.CharField(source="command")
     stop_command = serializers.CharField()
     probes = serializers.DictField()

@@ -16,7 +16,7 @@ from django.utils.translation import get_language, to_locale
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[-.\d]*([a-z])")
 _WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z]|[a-z]\.$")
 _SHAPES = {"d": r"(-?\d+)", "g": r"(-?[\d.e+-]+)", "f": r"(-?[\d.]+)"}
-_FEWEST_LETTERS = 8  # of its own, for a text to be told from another by its shape
+_FEWEST_LETTERS = 6  # of its own, for a text to be told from another by its shape
 
 
 @dataclass(frozen=True)
