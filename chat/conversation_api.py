@@ -156,4 +156,4 @@ class ServiceChoicesView(OwnView):
     @extend_schema(operation_id="chat_services", responses=OpenApiTypes.OBJECT)
     def get(self, request: Request) -> Response:
         """The services one can talk to, those that can answer first, with what they are or why they cannot."""
-        return Response(service_choices())
+        return Response(service_choices(request.user))

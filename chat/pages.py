@@ -71,7 +71,7 @@ def service_chat(request: HttpRequest, pk: int) -> HttpResponse:
 @_page
 def compare_page(request: HttpRequest) -> HttpResponse:
     """One prompt to two services side by side; ``?services=1,2`` chooses them."""
-    data = {**_addresses(request), "services": service_choices(), "panes": COMPARED}
+    data = {**_addresses(request), "services": service_choices(request.user), "panes": COMPARED}
     shown = {"title": _("Compare"), "data": data, "texts": page_texts(), "panes": range(COMPARED)}
     return render(request, "pages/compare.html", {**admin.site.each_context(request), **shown})
 
@@ -81,7 +81,7 @@ def _render_chat(request: HttpRequest, conversation: Conversation | None) -> Htt
     data: dict[str, Any] = {
         **_addresses(request),
         "listed_most": LISTED,
-        "services": service_choices(),
+        "services": service_choices(request.user),
         "conversations": [as_list_row(row) for row in rows[:LISTED]],
         "conversation": None,
         "turns": [],

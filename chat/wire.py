@@ -1,4 +1,4 @@
-"""HTTP/1.1 to model servers: what the gateway needs of a client, and nothing else (decision 0016 has figures).
+"""HTTP/1.1 to model servers: what the gateway needs of a client, and nothing else (decision 0011 has figures).
 
 A connection carries one exchange at a time and is kept for the next one. Bytes are handed on as they arrive; a reader
 that lags stops the socket. Every wait has a deadline, told as ``Late``. No cookies, no proxies, no redirects.

@@ -50,6 +50,11 @@ class Monitor:
         self.pending: dict[int, asyncio.Task[Report]] = {}
         self.late: set[int] = set()
         self.samples = Samples()
+        self._leads_until = 0.0
+
+    def leads(self) -> bool:
+        """Whether the lease is surely held; callable from any thread."""
+        return time.monotonic() < self._leads_until
 
     async def run(self) -> None:
         """Tick on the beat, so that a round takes the time it is set to, however long its work takes."""
@@ -57,7 +62,9 @@ class Monitor:
         async with AgentClient() as client:
             beat = clock()
             while True:
+                asked_at = clock()
                 if await _in_thread(lambda: Lease.take(LEASE, self.holder, seconds=LEASE_SECONDS)):
+                    self._leads_until = asked_at + LEASE_SECONDS - 1
                     await self.tick(client)
                 beat = max(beat + self.tick_seconds, clock() - self.tick_seconds)
                 await asyncio.sleep(max(0.0, beat - clock()))

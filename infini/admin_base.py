@@ -54,6 +54,7 @@ __all__ = [
     "DropdownFilter",
     "ModelAdmin",
     "MonoTextarea",
+    "PageChangeList",
     "PagedAdmin",
     "RecordAdmin",
     "RelatedDropdownFilter",
@@ -248,7 +249,7 @@ class BaseAdmin(VerbsAdmin, ModelAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if request.method == "POST":
             self.refuse_foreign_action(request)
-        return super().changelist_view(request, {"empty_text": self.empty_text, **(extra_context or {})})
+        return super().changelist_view(request, extra_context)
 
     # The timeline is the one record of what was done; Django's own log stays empty.
 
@@ -291,6 +292,7 @@ class PagedAdmin(BaseAdmin):
             "edit_url": self._edit_url(request, row),
             "parts": extras.parts(self.opts.label_lower, request, row),
             "live_seconds": 5,
+            "frame": "pages/live.html" if request.headers.get("X-Live") else "admin/base_site.html",
             **self.page_context(request, row),
         }
         return TemplateResponse(request, self.page_template or "pages/object.html", context)

@@ -175,6 +175,9 @@ class AlertKind(models.TextChoices):
     INSTANCE_FAILED = "instance_failed", _("Instance failed")
     ROLLED_BACK = "rolled_back", _("Rolled back")
     BRAKE = "brake", _("Automatic action paused")
+    TASK_FAILED = "task_failed", _("Task failed")
+    TASK_MISSED = "task_missed", _("Task missed")
+    TASK_LONG = "task_long", _("Task runs long")
 
 
 class TargetKind(models.TextChoices):

@@ -60,6 +60,11 @@ UPLOAD_MAX_BYTES = env_int("INFINI_UPLOAD_MAX_BYTES", 5 * 1024 * 1024, least=102
 REQUEST_MAX_BYTES = env_int("INFINI_REQUEST_MAX_BYTES", 32 * 1024 * 1024, least=1024)
 DATA_UPLOAD_MAX_MEMORY_SIZE = REQUEST_MAX_BYTES
 
+# Runs of commands: what is kept of each server's output, and how long and how many of a task's runs
+RUN_OUTPUT_MAX_BYTES = env_int("INFINI_RUN_OUTPUT_MAX_BYTES", 128 * 1024, least=4096, most=16 * 1024 * 1024)
+RUN_KEEP_DAYS = env_int("INFINI_RUN_KEEP_DAYS", 90, least=1)
+RUN_KEEP_COUNT = env_int("INFINI_RUN_KEEP_COUNT", 500, least=1)
+
 # Gateway, in seconds and bytes
 UPSTREAM_CONNECT_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_CONNECT_TIMEOUT_SECONDS", 5.0, least=0.1)
 UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS = env_float("INFINI_UPSTREAM_FIRST_BYTE_TIMEOUT_SECONDS", 300.0, least=0.1)
@@ -127,6 +132,7 @@ INSTALLED_APPS = [
     "inventory.apps.InventoryConfig",
     "deployments.apps.DeploymentsConfig",
     "chat.apps.ChatConfig",
+    "scheduler.apps.SchedulerConfig",
 ]
 
 # No GZipMiddleware: it makes each chunk of a stream its own gzip member and browsers read only the first.
@@ -219,7 +225,7 @@ Q_CLUSTER = {
 }
 
 # What `manage.py up` does before it starts the programs: the first once per version, the second each time.
-FIRST_START_STEPS = ["inventory.reference.load_reference_cards"]
+FIRST_START_STEPS = ["inventory.reference.load_reference_cards", "scheduler.library.load_examples"]
 START_STEPS = ["inventory.local.ensure_local_server"]
 # What `manage.py down` writes down before it stops this machine's instances.
 DOWN_STEPS = ["deployments.lifecycle.stop_local_instances"]

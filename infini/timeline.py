@@ -27,6 +27,9 @@ _APPS = {
     "user": "infini",
     "apikey": "infini",
     "alerttarget": "infini",
+    "task": "scheduler",
+    "run": "scheduler",
+    "savedcommand": "scheduler",
     "endpoint": "chat",
     "trafficrule": "chat",
 }
@@ -34,7 +37,7 @@ FACT_MAX_CHARS = 120
 # Of no use to a reader, or said by the words already.
 _UNSAID = ("id", "version", "operation", "from", "to")
 PERMISSION = "infini.view_event"
-_WITH_PAGE = ("server", "service", "operation", "alerttarget")
+_WITH_PAGE = ("server", "service", "operation", "alerttarget", "task", "run")
 
 
 def visible_events(user: Any) -> QuerySet[Event]:

@@ -86,6 +86,9 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             "title": _("Commands"),
             "items": [
                 _item(_("Terminals"), "terminal", "inventory_terminalsession_changelist", "inventory.open_terminal"),
+                _list(_("Tasks"), "schedule", "scheduler", "task"),
+                _list(_("Runs"), "play_circle", "scheduler", "run"),
+                _list(_("Library"), "menu_book", "scheduler", "savedcommand"),
             ],
         },
         {
@@ -118,7 +121,7 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "infini.dashboard.overview",
-    "STYLES": [_file("css/infini.css")],
+    "STYLES": [_file("css/infini.css"), _file("css/commands.css")],
     "SCRIPTS": [_file("js/frame.js"), _file("js/age.js"), _file("js/dialog.js")],
     "ACCOUNT": {"navigation": [{"title": _("Your account"), "link": reverse_lazy("account")}]},
     "BORDER_RADIUS": "6px",

@@ -21,6 +21,7 @@ urlpatterns = [
     path("", include("inventory.urls")),
     path("", include("deployments.urls")),
     path("", include("chat.urls")),
+    path("", include("scheduler.urls")),
     path("i18n/", include("django.conf.urls.i18n")),
     path("admin/login/", login_views.LoginView.as_view()),  # what admin:login leads to
     path("admin/login/code/", login_views.CodeView.as_view(), name="login-code"),

@@ -72,6 +72,10 @@ VERBS = {
         *("conversations", "threads", "parameters", "exports", "completion", "generation", "watching", "rooms"),
         *("limits", "shared_limits", "callers", "targets", "directory", "upstream", "wire", "exchange", "asking"),
     ],
+    "scheduler": [
+        *("schedules", "planning", "firing", "runs", "targets", "parameters", "library", "output", "shots", "fanout"),
+        *("hosting", "retention", "rounding", "selectors", "models", "grouping", "writing"),
+    ],
     "infini": [
         *("events", "keys", "key_rules", "records", "roles", "models", "errors", "fields", "alerts", "alert_delivery"),
         *("event_tail", "logins", "two_step", "account", "finding", "badges"),

@@ -23,8 +23,11 @@ from inventory.ssh.transports import BROKEN, StreamChannel
 OUTPUT_MAX_BYTES = 1024 * 1024
 # How often a caller's wish to stop is looked at.
 _LOOK_SECONDS = 0.1
-# After the command's own end: how long what still holds its output may be silent.
-_LINGER_SECONDS = 0.5
+# After the command's own end: how long its output may be silent before what holds it open is taken for something left
+# in the background. sshd tells the end before it has read all output, and a loaded machine takes its time for the rest.
+_LINGER_SECONDS = 2.0
+# After everything was ended: how long its last words are waited for.
+_LAST_WORDS_SECONDS = 0.5
 # How long a stopped command may take to end by itself before it is killed, and how long that is waited for.
 STOP_GRACE_SECONDS = 3
 _STOP_WAIT_SECONDS = 30.0
@@ -156,12 +159,14 @@ class _Running:
         deadline = Deadline(timeout_seconds)
         timed_out = was_cancelled = False
         try:
+            had_ended = False
             while (took := self.take(self._patience(deadline, cancelled))) is not _Took.END:
-                has_ended = self._has_ended()
-                if has_ended and (took is _Took.NOTHING or deadline.left() <= 0):
+                if had_ended and (took is _Took.NOTHING or deadline.left() <= 0):
                     break  # what it left in the background keeps the output open
-                was_cancelled = not has_ended and cancelled is not None and cancelled.is_set()
-                timed_out = not has_ended and not was_cancelled and deadline.left() <= 0
+                # Only what is not there although we knew of the end when we began to wait counts as silence.
+                had_ended = self._has_ended()
+                was_cancelled = not had_ended and cancelled is not None and cancelled.is_set()
+                timed_out = not had_ended and not was_cancelled and deadline.left() <= 0
                 if was_cancelled or timed_out:
                     self._stop()
                     break
@@ -195,7 +200,7 @@ class _Running:
         stopper = _Running(self.connection, secrets.token_hex(16), {"stdout": _Kept(0), "stderr": _Kept(0)}, None)
         if not stopper.stop_other(self):
             self.kept["stderr"].add(b"\n[some of its processes could not be ended]\n")
-        last_words = Deadline(_LINGER_SECONDS)
+        last_words = Deadline(_LAST_WORDS_SECONDS)
         while last_words.left() > 0 and self.take(last_words.left()) is not _Took.END:
             pass
 

@@ -97,6 +97,8 @@ function refresh() {
   const service = serviceOf(serviceId);
   fillPicker(picker, serviceId);
   drawChip(byId("chat-chip"), service);
+  byId("chat-terminal").hidden = !service?.terminal;
+  if (service?.terminal) byId("chat-terminal").href = service.terminal;
   composer.set(Boolean(thread?.running), beginning ? [] : whyNot(service));
   const menu = byId("chat-menu");
   menu.hidden = !conversation;

@@ -50,6 +50,16 @@
     }
   }
 
+  // On a phone each cell says its column. The theme takes the first column of a list for that of the boxes.
+  function labelFirstColumn() {
+    const head = document.querySelector("#result_list thead th");
+    if (!head || head.querySelector("input")) return;
+    const label = head.textContent.trim().split("\n")[0].trim();
+    for (const row of document.querySelectorAll("#result_list tr.data-row")) {
+      if (row.firstElementChild && label) row.firstElementChild.dataset.label = label;
+    }
+  }
+
   document.addEventListener("keydown", (event) => {
     const element = event.target;
     if (event.key !== "Enter" && event.key !== " ") return;
@@ -62,6 +72,7 @@
     quietIcons(document);
     makeButtons(document);
     nameTheNameless(document);
+    labelFirstColumn();
   });
   // Fields that become select boxes are remade by another script, some time after all is loaded.
   addEventListener("load", () => {

@@ -42,7 +42,7 @@ async function refresh() {
   if (document.hidden || document.querySelector("dialog[open]") || selecting(region())) return;
   lastAsked = Date.now();
   try {
-    const answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(10000) });
+    const answer = await fetch(location.href, { cache: "no-store", headers: { "X-Live": "1" }, signal: AbortSignal.timeout(10000) });
     if (stopped) return;
     if (answer.status === 404) return location.assign(new URL("../", location.href));
     if (answer.redirected) return location.reload();
@@ -59,7 +59,7 @@ async function refresh() {
 
 function plan(ms = 1000 * seconds()) {
   clearTimeout(timer);
-  if (stopped) return;
+  if (stopped || !ms) return; // what is over changes no more
   timer = setTimeout(async () => {
     await refresh();
     plan();

@@ -197,3 +197,9 @@ def test_empty_lists_say_what_to_do(admin: Client, viewing: Client) -> None:
     assert "Add service" not in viewing.get("/admin/deployments/service/").content.decode()
     assert "Clear filters" in admin.get("/admin/deployments/service/?q=nothing").content.decode()
     assert "From here to the first answer" in admin.get("/admin/").content.decode()
+
+
+def test_an_empty_list_says_what_belongs_there(administrator: User, client: Client) -> None:
+    client.force_login(administrator)
+    html = client.get("/admin/inventory/device/").content.decode()
+    assert "Accelerators show themselves here" in html

@@ -7,6 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from deployments.monitor import Monitor
+from infini import rounds
 
 
 class Command(BaseCommand):
@@ -14,7 +15,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        monitor = Monitor()
         try:
-            asyncio.run(Monitor().run())
+            with rounds.kept(monitor.leads):
+                asyncio.run(monitor.run())
         except KeyboardInterrupt:
             self.stdout.write("monitor: ended")

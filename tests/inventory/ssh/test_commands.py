@@ -229,6 +229,15 @@ def test_what_a_command_leaves_in_the_background_goes_on_and_is_not_waited_for(
     psutil.Process(pid).kill()
 
 
+def test_output_that_comes_with_the_end_is_taken_however_often_one_looks(
+    access: SshAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end may come between a look in vain and the question whether it ended."""
+    monkeypatch.setattr("inventory.ssh.commands._LOOK_SECONDS", 0.0)
+    told = [run(access, "echo hi", cancelled=threading.Event()).output for _ in range(10)]
+    assert told == ["hi\n"] * 10
+
+
 def test_output_that_flows_on_after_the_end_is_taken(access: SshAccess) -> None:
     result = run(access, "(for i in 1 2 3 4 5; do echo $i; sleep 0.1; done) & exit 0")
     assert result.output.split() == ["1", "2", "3", "4", "5"]

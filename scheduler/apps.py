@@ -1,0 +1,19 @@
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class SchedulerConfig(AppConfig):
+    name = "scheduler"
+    verbose_name = _("Commands")
+
+    def ready(self) -> None:
+        from infini import badges, clusters, dashboard, event_words, rounds, stats
+        from scheduler import overview, rounding, selectors
+        from scheduler.event_words import WORDS
+
+        stats.register(selectors.counts)
+        dashboard.register(overview.overview)
+        badges.register(overview.badges)
+        event_words.register(WORDS)
+        rounds.register(rounding.round_of_runs)
+        clusters.register_waiting(selectors.runs_wait_since)

@@ -1,0 +1,49 @@
+"""Output as files."""
+
+from collections.abc import Iterator
+from typing import TypeVar
+
+from django.http import HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.utils.text import slugify
+
+from scheduler.models import Run, RunResult
+
+PIECE = 20  # results in memory at once
+R = TypeVar("R", bound=HttpResponseBase)
+
+
+def whole_run(run: Run) -> StreamingHttpResponse:
+    """The output of all servers, one after the other, each under its name."""
+    response = StreamingHttpResponse(_pieces(run), content_type="text/plain; charset=utf-8")
+    return _attached(response, f"{slugify(run.name) or 'run'}-{run.pk}.txt")
+
+
+def _pieces(run: Run) -> Iterator[str]:
+    """Page by page: a cursor held open would keep the database's log from shrinking while a browser is slow."""
+    after = 0
+    while True:
+        rows = list(run.results.filter(pk__gt=after).defer("raw").order_by("pk")[:PIECE])
+        for row in rows:
+            status = "" if row.exit_status is None else f", exit {row.exit_status}"
+            yield f"==> {row.server_name} ({row.state}{status}) {row.reason}".rstrip() + "\n"
+            yield "".join(f"{text}\n" if not text.endswith("\n") else text for text in (row.output, row.error) if text)
+        if len(rows) < PIECE:
+            return
+        after = rows[-1].pk
+
+
+def one_result(run: Run, result: RunResult) -> HttpResponse:
+    """One server's output: bytes as they came where they are no text."""
+    name = f"{slugify(run.name) or 'run'}-{run.pk}-{slugify(result.server_name) or result.pk}"
+    if result.raw is not None:
+        response = HttpResponse(bytes(result.raw), content_type="application/octet-stream")
+        return _attached(response, f"{name}.bin")
+    text = result.output + (f"\n--- error output ---\n{result.error}" if result.error else "")
+    return _attached(HttpResponse(text, content_type="text/plain; charset=utf-8"), f"{name}.txt")
+
+
+def _attached(response: R, name: str) -> R:
+    response["Content-Disposition"] = f'attachment; filename="{name}"'
+    response["X-Content-Type-Options"] = "nosniff"
+    return response

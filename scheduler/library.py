@@ -1,0 +1,58 @@
+"""Saved commands, and the fleet jobs that come with the site as examples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Lower
+
+from infini import events, records
+from infini.errors import Invalid
+from scheduler.models import SavedCommand
+from scheduler.parameters import check_parameters
+from scheduler.planning import check_command
+
+FILE = Path(__file__).parent / "data" / "jobs.json"
+
+
+def settle(saved: SavedCommand) -> SavedCommand:
+    """Check it and bring it into its one form; raises Invalid about every field at fault."""
+    problems: dict[str, list[str]] = {}
+    try:
+        check_command(saved.command)
+    except Invalid as error:
+        problems |= error.fields
+    try:
+        saved.parameters = check_parameters(saved.parameters)
+    except Invalid as error:
+        problems["parameters"] = [text for texts in error.fields.values() for text in texts]
+    if problems:
+        name, texts = next(iter(problems.items()))
+        raise Invalid(f"{name}: {texts[0]}", fields=problems)
+    return saved
+
+
+def create_command(saved: SavedCommand, *, by: events.Actor) -> SavedCommand:
+    return records.create(settle(saved), by=by)
+
+
+def change_command(
+    saved: SavedCommand, columns: set[str], *, by: events.Actor, version: int | None = None
+) -> SavedCommand:
+    return records.change(settle(saved), columns, by=by, version=version)
+
+
+def load_examples() -> int:
+    """Make the examples of scheduler/data/jobs.json that are missing; returns how many. One that exists stays as people
+    made it.
+    """
+    jobs: list[dict[str, Any]] = json.loads(FILE.read_text())
+    with transaction.atomic():
+        keys = set(SavedCommand.objects.exclude(key="").values_list("key", flat=True))
+        names = set(SavedCommand.objects.annotate(folded=Lower("name")).values_list("folded", flat=True))
+        fresh = [job for job in jobs if job["key"] not in keys and job["name"].lower() not in names]
+        SavedCommand.objects.bulk_create(
+            settle(SavedCommand(**job | {"command": "\n".join(job["command"])})) for job in fresh
+        )
+    return len(fresh)

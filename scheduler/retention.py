@@ -1,0 +1,47 @@
+"""How long runs are kept: by age, and by number for each task. They go in small batches: nothing waits for that."""
+
+from datetime import timedelta
+
+from django.conf import settings
+from django.db.models import Count, QuerySet
+from django.utils import timezone
+
+from scheduler.models import Run, Task
+from scheduler.states import OPEN_RUNS
+
+BATCH = 50
+
+
+def prune(most_batches: int = 200) -> int:
+    """Remove ended runs that are too old, or more than a task keeps; returns how many. Stops after so many batches:
+    the next round goes on.
+    """
+    removed = 0
+    oldest = timezone.now() - timedelta(days=settings.RUN_KEEP_DAYS)
+    for _batch in range(most_batches):
+        ids = list(_ended().filter(finished_at__lt=oldest).order_by("pk").values_list("pk", flat=True)[:BATCH])
+        ids = ids or _beyond_the_number()
+        if not ids:
+            break
+        removed += _remove(ids)
+    return removed
+
+
+def _ended() -> QuerySet[Run]:
+    return Run.objects.exclude(state__in=OPEN_RUNS)
+
+
+def _beyond_the_number() -> list[int]:
+    """Some of the oldest runs of a task that has too many."""
+    counted = Task.objects.annotate(n=Count("runs")).filter(n__gt=settings.RUN_KEEP_COUNT).order_by("-n")
+    for task in counted.only("pk")[:1]:
+        ids = list(task.runs.order_by("-pk").values_list("pk", flat=True)[settings.RUN_KEEP_COUNT :])
+        ended = _ended().filter(pk__in=ids[-BATCH:])
+        return list(ended.values_list("pk", flat=True))
+    return []
+
+
+def _remove(ids: list[int]) -> int:
+    """A batch's results go with it; each statement is its own transaction."""
+    _rows, by_model = Run.objects.filter(pk__in=ids).delete()
+    return by_model.get("scheduler.Run", 0)

@@ -1,0 +1,250 @@
+"""Tasks, runs and saved commands as JSON. Verbs decide what is allowed; here stand names, shapes and defaults."""
+
+from typing import Any
+
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from inventory.fields import IdField, NameField
+from inventory.models import Server
+from scheduler import library, planning
+from scheduler.models import Run, SavedCommand, Task
+from scheduler.states import ResultState, RunState, TaskStatus
+
+
+def _free_name(name: str, rows: QuerySet[Any], own: Any) -> str:
+    others = rows.filter(name__iexact=name)
+    if own:
+        others = others.exclude(pk=own.pk)
+    if others.exists():
+        raise serializers.ValidationError("This name is already taken.")
+    return name
+
+
+class CommandField(serializers.CharField):
+    """Kept to the letter, blanks at its ends included; how long it may be the verb says."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, "allow_blank": True, **options})
+
+
+class EnvironmentField(serializers.DictField):
+    """Names of variables and their texts."""
+
+    def __init__(self, **options: Any) -> None:
+        child = serializers.CharField(allow_blank=True, trim_whitespace=False)
+        super().__init__(**{"child": child, "required": False, **options})
+
+
+class ClockField(serializers.TimeField):
+    """A time of day, ``HH:MM`` or ``HH:MM:SS``."""
+
+    def __init__(self, **options: Any) -> None:
+        formats = ["%H:%M", "%H:%M:%S"]
+        super().__init__(**{"required": False, "allow_null": True, "input_formats": formats, **options})
+
+    def to_representation(self, value: Any) -> str:
+        return f"{value:%H:%M:%S}" if value.second else f"{value:%H:%M}"
+
+
+class TaskSerializer(serializers.ModelSerializer):
+    """Reads carry ``status`` and ``next_run_at``, both derived; writes go through ``scheduler.planning``."""
+
+    name = NameField(max_length=100)
+    command = CommandField()
+    environment = EnvironmentField()
+    server_ids = IdField(queryset=Server.objects.only("name"), source="servers", many=True, required=False)
+    interval_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=366 * 86400)
+    time_of_day = ClockField()
+    weekday = serializers.IntegerField(
+        required=False, allow_null=True, min_value=0, max_value=6, help_text="0 is Monday."
+    )
+    window_opens = ClockField()
+    window_closes = ClockField()
+    status = serializers.ChoiceField(choices=TaskStatus.choices, read_only=True)
+    last_run_id = serializers.IntegerField(read_only=True, allow_null=True)
+    version = serializers.IntegerField(required=False, min_value=1)
+
+    class Meta:
+        model = Task
+        fields = [
+            *("id", "name", "command", "environment", "server_ids", "selector", "account"),
+            *Task.SCHEDULE,
+            *("misfire", "catch_up_most", "late_most_seconds", "overlap"),
+            *Task.POLICY,
+            *("notify", "long_after_seconds", "status", "last_run_id", "next_run_at", "version", "created_at"),
+        ]
+        read_only_fields = ["next_run_at", "created_at"]
+
+    def to_representation(self, task: Task) -> dict[str, Any]:
+        shown = super().to_representation(task)
+        shown["server_ids"] = sorted(server.pk for server in task.servers.all())
+        return shown
+
+    def validate_name(self, name: str) -> str:
+        return _free_name(name, Task.objects.all(), self.instance)
+
+    def create(self, values: dict) -> Task:
+        values.pop("version", None)
+        servers = values.pop("servers", [])
+        return planning.create_task(Task(**values), servers=servers, by=self.context["request"].user)
+
+    def update(self, task: Task, values: dict) -> Task:
+        version, servers = values.pop("version", None), values.pop("servers", None)
+        for name, value in values.items():
+            setattr(task, name, value)
+        by = self.context["request"].user
+        return planning.change_task(task, set(values), servers=servers, by=by, version=version)
+
+    def draft(self) -> tuple[Task, list[int]]:
+        """The task as it would be, unsaved, and the ids of the servers it names."""
+        values = dict(self.validated_data)
+        values.pop("version", None)
+        servers = [server.pk for server in values.pop("servers", [])]
+        return Task(**values), servers
+
+
+class DraftSerializer(TaskSerializer):
+    """A task being written: its name may be missing or taken still."""
+
+    name = NameField(max_length=100, required=False)
+
+    def validate_name(self, name: str) -> str:
+        return name
+
+
+class CommandOnServersSerializer(serializers.Serializer):
+    """A command to be run once, without a task."""
+
+    name = NameField(max_length=100, required=False)
+    command = CommandField()
+    environment = EnvironmentField()
+    server_ids = IdField(queryset=Server.objects.only("name"), many=True, required=False)
+    selector = serializers.CharField(required=False, allow_blank=True, max_length=500)
+    account = serializers.CharField(required=False, allow_blank=True, max_length=100)
+    timeout_seconds = serializers.IntegerField(required=False, min_value=1, max_value=86400)
+    width = serializers.IntegerField(required=False, min_value=1, max_value=200)
+    canary = serializers.IntegerField(required=False, min_value=0, max_value=1000)
+    stop_after_failures = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=100_000)
+
+    def draft(self) -> tuple[Task, list[int]]:
+        values = dict(self.validated_data)
+        servers = [server.pk for server in values.pop("server_ids", [])]
+        return Task(**values), servers
+
+
+class ExecuteSerializer(serializers.Serializer):
+    dry_run = serializers.BooleanField(required=False, default=False)
+
+
+class AimSerializer(serializers.Serializer):
+    server_id = serializers.IntegerField(allow_null=True)
+    server = serializers.CharField(source="server_name")
+    host = serializers.CharField()
+    account = serializers.CharField()
+    maintenance = serializers.BooleanField()
+    obstacle = serializers.CharField(help_text="Why nothing can begin there; empty when nothing is in the way.")
+
+
+class DryRunSerializer(serializers.Serializer):
+    command = serializers.CharField()
+    environment = serializers.DictField(child=serializers.CharField())
+    targets = AimSerializer(many=True, source="aims")
+
+
+class PreviewSerializer(serializers.Serializer):
+    next = serializers.ListField(child=serializers.DateTimeField())
+    targets = AimSerializer(many=True, source="aims")
+
+
+class RunBegunSerializer(serializers.Serializer):
+    run_id = serializers.IntegerField(source="pk")
+
+
+class RunSerializer(serializers.ModelSerializer):
+    """A run in a list: counts instead of results."""
+
+    task_id = serializers.IntegerField(allow_null=True)
+    retry_of_id = serializers.IntegerField(allow_null=True)
+    server_count = serializers.IntegerField()
+    ok_count = serializers.IntegerField()
+    bad_count = serializers.IntegerField()
+    by = serializers.CharField(source="by_name")
+
+    class Meta:
+        model = Run
+        fields = [
+            *("id", "task_id", "name", "trigger", "by", "fire_at", "retry_of_id", "state", "reason"),
+            *("server_count", "ok_count", "bad_count", "created_at", "started_at", "finished_at"),
+        ]
+        read_only_fields = fields
+
+
+class ServerResultSerializer(serializers.Serializer):
+    server_id = serializers.IntegerField(allow_null=True)
+    server = serializers.CharField()
+    state = serializers.ChoiceField(choices=ResultState.choices)
+    exit_status = serializers.IntegerField(allow_null=True)
+    output = serializers.CharField()
+    error = serializers.CharField(help_text="What the command wrote there, else the reason.")
+    reason = serializers.CharField()
+    truncated = serializers.BooleanField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+@extend_schema_field({"type": "string", "enum": ["idle", *RunState.values]})
+class _RunStateField(serializers.CharField):
+    """A run's state; idle where there is no run."""
+
+
+class RunResultSerializer(serializers.Serializer):
+    """The contract's result of a task."""
+
+    run_id = serializers.IntegerField(allow_null=True)
+    state = _RunStateField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    finished_at = serializers.DateTimeField(allow_null=True)
+    reason = serializers.CharField()
+    results = ServerResultSerializer(many=True)
+
+
+class ParameterSerializer(serializers.Serializer):
+    name = serializers.CharField(max_length=64)
+    label = serializers.CharField(required=False, allow_blank=True, max_length=200)
+    default = serializers.CharField(required=False, allow_blank=True, trim_whitespace=False)
+    allowed = serializers.ListField(
+        child=serializers.CharField(allow_blank=True, trim_whitespace=False), required=False
+    )
+    required = serializers.BooleanField(required=False)
+
+
+class SavedCommandSerializer(serializers.ModelSerializer):
+    name = NameField(max_length=100)
+    command = CommandField()
+    parameters = ParameterSerializer(many=True, required=False)
+    version = serializers.IntegerField(required=False, min_value=1)
+
+    class Meta:
+        model = SavedCommand
+        fields = ["id", "name", "description", "command", "parameters", "version", "created_at"]
+        read_only_fields = ["created_at"]
+
+    def validate_name(self, name: str) -> str:
+        return _free_name(name, SavedCommand.objects.all(), self.instance)
+
+    def create(self, values: dict) -> SavedCommand:
+        values.pop("version", None)
+        return library.create_command(_saved(SavedCommand(), values), by=self.context["request"].user)
+
+    def update(self, saved: SavedCommand, values: dict) -> SavedCommand:
+        version = values.pop("version", None)
+        by = self.context["request"].user
+        return library.change_command(_saved(saved, values), set(values), by=by, version=version)
+
+
+def _saved(saved: SavedCommand, values: dict) -> SavedCommand:
+    for name, value in values.items():
+        setattr(saved, name, [dict(one) for one in value] if name == "parameters" else value)
+    return saved
