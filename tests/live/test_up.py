@@ -268,3 +268,15 @@ def test_a_gateway_of_its_own_when_it_has_a_port(new_site: NewSite) -> None:
     assert requests.get(f"http://127.0.0.1:{port}/v1/models", timeout=5).status_code == 401
     assert site.interrupt() < 5
     assert not site.processes()
+
+
+def test_the_demo_goes_on_when_strangers_have_its_first_ports(new_site: NewSite) -> None:
+    first = free_port()
+    with socket.create_server(("127.0.0.1", first)):
+        site = new_site(INFINI_PORT_RANGE_FIRST=str(first), INFINI_PORT_RANGE_LAST=str(min(65535, first + 20)))
+        site.start(command="demo")
+    assert "trying the next" in site.output and "Answer:" in site.output
+    service = site.json("GET", "/api/services")[0]
+    assert service["deploy_status"] == "deployed" and service["instances"][0]["port"] > first
+    site.json("POST", f"/api/services/{service['id']}/stop")
+    wait_until(lambda: not site.json("GET", f"/api/services/{service['id']}")["instances"][0]["pid"], 15, "it stopped")

@@ -21,6 +21,7 @@ from infini.site import Site, address
 
 MODEL_NAME, SERVICE_NAME, SERVER_NAME = "demo-ngram", "demo", "local"
 QUESTION = "What is a service, and how do I deploy one?"
+PORTS_TRIED = 5
 DEPLOY_SECONDS = 120.0
 KEY_LIFE = timedelta(minutes=10)
 
@@ -120,9 +121,14 @@ class Demo:
 
     def _wait_until_deployed(self, service: dict[str, Any]) -> None:
         number = service["id"]
-        if self._poll(number, lambda now: now["deploy_status"] == "deployed", seconds=DEPLOY_SECONDS):
-            return
-        log = self._call("GET", f"/api/services/{number}/deploy-log")
+        for _attempt in range(PORTS_TRIED):
+            if self._poll(number, lambda now: now["deploy_status"] == "deployed", seconds=DEPLOY_SECONDS):
+                return
+            log = self._call("GET", f"/api/services/{number}/deploy-log")
+            if not any("already taken" in (result["reason"] or "") for result in log["results"]):
+                break
+            self._site.say("A stranger has that port; trying the next ...")
+            self._call("POST", f"/api/services/{number}/deploy")
         reasons = [
             f"{result['server']}: {result['state']}, {result['reason'] or 'no reason given'}\n{_tail(result)}"
             for result in log["results"]
