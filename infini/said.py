@@ -47,7 +47,14 @@ def _said(text: str, language: str) -> str:
         if found:
             values = {name: said(value) for name, value in zip(shape.names, found.groups(), strict=True)}
             return shape.translation % values
-    return text
+    return _after_a_name(text)
+
+
+def _after_a_name(text: str) -> str:
+    """``gpu-07: <a sentence>``, as sums of several are written."""
+    name, colon, sentence = text.partition(": ")
+    told = said(sentence) if colon and " " not in name else sentence
+    return f"{name}：{told}" if told != sentence else text
 
 
 @cache

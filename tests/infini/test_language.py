@@ -16,6 +16,7 @@ from django.conf import settings
 from django.utils import translation
 from rest_framework.test import APIClient
 
+from deployments.agent_words import SENTENCES
 from deployments.models import Service
 from infini import events
 from infini.models import Event, User
@@ -164,7 +165,8 @@ def test_stored_sentences_are_said_by_the_api_too(api: APIClient) -> None:
         ("The process ended with exit code 137.", "进程已结束，退出码 137。"),
         ("It keeps failing. The process ended with exit code 1.", "持续失败。进程已结束，退出码 1。"),
         ("svc on gpu-07 failed: the process ended", "svc on gpu-07 失败：进程已结束"),
-        ("r12 failed, r11 is deployed again. gpu-07: Not ready.", "r12 失败，重新部署 r11。gpu-07: Not ready."),
+        ("r12 failed, r11 is deployed again. gpu-07: Not ready.", "r12 失败，重新部署 r11。gpu-07：未就绪。"),
+        ("gpu-07: Exited with code 3.", "gpu-07：进程退出，退出码 3。"),
         ("CUDA error: out of memory", "CUDA error: out of memory"),
         ("", ""),
     ],
@@ -173,6 +175,11 @@ def test_a_stored_sentence_is_said_in_the_readers_language(stored: str, shown: s
     assert said(stored) == stored
     with translation.override("zh-hans"):
         assert said(stored) == shown
+
+
+def test_the_agents_sentences_are_those_it_writes() -> None:
+    agent = (ROOT / "agent" / "infini_agent.py").read_text(encoding="utf-8")
+    assert [text for text in SENTENCES if re.sub(r"%\(\w+\)", "%", text) not in agent] == []
 
 
 def test_a_brand_is_called_by_its_chinese_name_and_stored_by_its_own(administrator: User) -> None:
