@@ -1,4 +1,4 @@
-"""In which sentences the agent says how an instance stands: it speaks English; they are said in the reader's language."""
+"""How the agent says in sentences how an instance stands: in English, so they are said in the reader's language."""
 
 from django.utils.translation import gettext_noop
 

@@ -51,6 +51,7 @@ class _Seen(HTMLParser):
 
 _ENGLISH = re.compile(r"\b[A-Za-z]{2,} [a-z]{2,}\b|^[A-Z]?[a-z]{3,}[.:…]?$")
 _NAMES = {
+    "Ctrl",
     "administrator",
     "Agent",
     "Infini",
@@ -87,6 +88,16 @@ LISTS = (
     *("inventory/server/", "inventory/server/add/", "inventory/server/import/", "inventory/brand/", "inventory/card/"),
     *("inventory/card/add/", "inventory/environment/", "inventory/aimodel/", "inventory/device/"),
     *("deployments/service/", "deployments/service/add/", "deployments/operation/", "deployments/unknowninstance/"),
+    *("inventory/installation/", "inventory/recording/", "inventory/terminalsession/", "inventory/terminal/"),
+    *(
+        "scheduler/task/",
+        "scheduler/task/add/",
+        "scheduler/run/",
+        "scheduler/savedcommand/",
+        "scheduler/savedcommand/add/",
+    ),
+    *("chat/conversation/", "chat/conversation/compare/", "chat/usage/", "chat/endpoint/", "chat/endpoint/add/"),
+    *("chat/trafficrule/", "chat/trafficrule/add/"),
 )
 
 
@@ -105,7 +116,9 @@ def failed(make_service: Callable[..., Service]) -> Service:
 
 @pytest.mark.parametrize("path", LISTS)
 def test_pages_in_chinese_say_nothing_in_english(path: str, reading: Client, failed: Service) -> None:
-    assert english_in(reading.get(f"/admin/{path}").content.decode()) == []
+    response = reading.get(f"/admin/{path}")
+    assert response.status_code == 200
+    assert english_in(response.content.decode()) == []
 
 
 @pytest.mark.parametrize("tab", ["", "logs", "revisions", "events", "usage"])
