@@ -16,6 +16,7 @@ from django.utils.translation import get_language, to_locale
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[-.\d]*([a-z])")
 _WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z]|[a-z]\.$")
 _SHAPES = {"d": r"(-?\d+)", "g": r"(-?[\d.e+-]+)", "f": r"(-?[\d.]+)"}
+_LONGEST = 1000  # longer ones are output, not sentences of ours
 _FEWEST_LETTERS = 6  # of its own, for a text to be told from another by its shape
 
 
@@ -23,6 +24,7 @@ _FEWEST_LETTERS = 6  # of its own, for a text to be told from another by its sha
 class _Shape:
     """A text with placeholders: how it looks once they are filled, and its translation."""
 
+    own: tuple[str, ...]  # its own words, all of which stand in what it was filled to
     pattern: re.Pattern[str]
     names: tuple[str, ...]
     translation: str
@@ -32,7 +34,7 @@ class _Shape:
 def said(text: str) -> str:
     """``text`` in the active language where the catalogue knows it, else as it is."""
     language = get_language() or "en"
-    if language.startswith("en") or not _WORDS.search(text):
+    if language.startswith("en") or len(text) > _LONGEST or not _WORDS.search(text):
         return text
     return _said(text, language)
 
@@ -43,8 +45,7 @@ def _said(text: str, language: str) -> str:
     if known:
         return known
     for shape in _shapes(language):
-        found = shape.pattern.fullmatch(text)
-        if found:
+        if all(words in text for words in shape.own) and (found := shape.pattern.fullmatch(text)):
             values = {name: said(value) for name, value in zip(shape.names, found.groups(), strict=True)}
             return shape.translation % values
     return _after_a_name(text)
@@ -73,14 +74,13 @@ def _shapes(language: str) -> tuple[_Shape, ...]:
 
 
 def _shape(template: str, translation: str) -> _Shape:
-    pattern, names, letters, end = "", [], 0, 0
+    pattern, names, own, end = "", [], [], 0
     for found in _PLACEHOLDER.finditer(template):
-        own = template[end : found.start()].replace("%%", "%")
-        pattern += re.escape(own) + _SHAPES.get(found[2], "(.+?)")
+        own.append(template[end : found.start()].replace("%%", "%"))
+        pattern += re.escape(own[-1]) + _SHAPES.get(found[2], "(.+?)")
         names.append(found[1])
-        letters += sum(map(str.isalpha, own))
         end = found.end()
-    rest = template[end:].replace("%%", "%")
-    letters += sum(map(str.isalpha, rest))
-    filled_with_text = _PLACEHOLDER.sub(r"%(\1)s", translation)
-    return _Shape(re.compile(pattern + re.escape(rest), re.DOTALL), tuple(names), filled_with_text, letters)
+    own.append(template[end:].replace("%%", "%"))
+    compiled = re.compile(pattern + re.escape(own[-1]), re.DOTALL)
+    letters = sum(map(str.isalpha, "".join(own)))
+    return _Shape(tuple(own), compiled, tuple(names), _PLACEHOLDER.sub(r"%(\1)s", translation), letters)
