@@ -37,7 +37,7 @@ def check_host(host: str) -> str:
     labels = host.rstrip(".").split(".")
     named = all(_HOST_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit()
     if not named or len(host) > 253:
-        raise Invalid(_("This is neither an IP address nor a host name."), fields={"host_ip": [_HOST_HELP]})
+        raise Invalid(_("This is neither an IP address nor a host name."), fields={"host_ip": [str(_HOST_HELP)]})
     return host
 
 
@@ -62,9 +62,9 @@ def check_private_key(text: str, passphrase: str, *, field: str = "private_key")
     try:
         parse_private_key(key, passphrase)
     except paramiko.PasswordRequiredException:
-        raise Invalid(_("The private key needs its passphrase."), fields={field: [_NEEDS_PASSPHRASE]}) from None
+        raise Invalid(_("The private key needs its passphrase."), fields={field: [str(_NEEDS_PASSPHRASE)]}) from None
     except paramiko.SSHException:
-        raise Invalid(_("The private key cannot be used."), fields={field: [_UNUSABLE_KEY]}) from None
+        raise Invalid(_("The private key cannot be used."), fields={field: [str(_UNUSABLE_KEY)]}) from None
     return key
 
 
