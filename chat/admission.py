@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from channels.db import database_sync_to_async
+from django.utils.translation import gettext_noop
 
 from chat.asks import Ask
 from chat.callers import PERMISSION, Caller, caller_of_user
@@ -45,13 +46,20 @@ async def admit_caller(scope: dict[str, Any], route: Route) -> Caller:
     """Check credentials 401, the key's use and the role 403, the method 405; each raises Refusal."""
     caller = await _identified(scope)
     if caller.use == Use.READ:
-        raise Refusal(403, "This API key is for reading the API only.", "key_scope")
+        raise Refusal(403, gettext_noop("This API key is for reading the API only."), "key_scope")
     if not caller.may_chat:
-        raise Refusal(403, "Your role does not allow talking to services (chat.use_chat).", "permission_denied")
+        raise Refusal(
+            403, gettext_noop("Your role does not allow talking to services (chat.use_chat)."), "permission_denied"
+        )
     if route.kind is None and not route.models:
-        raise Refusal(404, "There is nothing at this path.", "not_found")
+        raise Refusal(404, gettext_noop("There is nothing at this path."), "not_found")
     if scope["method"] != route.method:
-        raise Refusal(405, f"Send a {route.method} request.", "method_not_allowed", headers={"allow": route.method})
+        raise Refusal(
+            405,
+            gettext_noop("Send a %(method)s request.") % {"method": route.method},
+            "method_not_allowed",
+            headers={"allow": route.method},
+        )
     return caller
 
 
@@ -63,7 +71,7 @@ async def _identified(scope: dict[str, Any]) -> Caller:
     digest = digest_of(text)
     found = (await directory().current()).callers.get(digest) or (await directory().newest()).callers.get(digest)
     if found is None or found.expires_at <= time.time():
-        message = "This API key is unknown, expired or revoked."
+        message = gettext_noop("This API key is unknown, expired or revoked.")
         raise Refusal(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
     return found
 
@@ -72,7 +80,9 @@ async def find_service(caller: Caller, service_id: int) -> Target:
     """The service with this id, as far as the caller's key is for it; raises Refusal 404 or 403."""
     found = (await directory().current()).by_id.get(service_id) or (await directory().newest()).by_id.get(service_id)
     if found is None:
-        raise Refusal(404, f"There is no service {service_id}.", "service_not_found")
+        raise Refusal(
+            404, gettext_noop("There is no service %(service_id)s.") % {"service_id": service_id}, "service_not_found"
+        )
     if not caller.allows(found.name, found.served_model):
         raise _not_for(found.name)
     return found
@@ -81,12 +91,15 @@ async def find_service(caller: Caller, service_id: int) -> Target:
 async def choose_target(caller: Caller, model: str, *, least_busy: Any) -> Target:
     """What answers to the name ``model``: of several the least busy that is open; raises Refusal 400, 404 or 403."""
     if not model:
-        raise Refusal(400, "Say which model: GET /v1/models lists them.", "model_missing", param="model")
+        raise Refusal(400, gettext_noop("Say which model: GET /v1/models lists them."), "model_missing", param="model")
     name = model.casefold()
     found = (await directory().current()).by_name.get(name) or (await directory().newest()).by_name.get(name)
     if not found:
         raise Refusal(
-            404, f"There is no model {model[:200]!r}. GET /v1/models lists them.", "model_not_found", param="model"
+            404,
+            gettext_noop("There is no model %(model)r. GET /v1/models lists them.") % {"model": model[:200]},
+            "model_not_found",
+            param="model",
         )
     allowed = [target for target in found if caller.allows(model, target.name, target.served_model)]
     if not allowed:
@@ -105,7 +118,12 @@ async def refuse_closed(target: Target) -> Target:
     if newest and newest.upstreams:
         return newest
     why = await why_closed_now(target)
-    raise Refusal(503, why or f"{target.name} cannot answer now.", "service_not_ready", headers={"retry-after": "5"})
+    raise Refusal(
+        503,
+        why or gettext_noop("%(name)s cannot answer now.") % {"name": target.name},
+        "service_not_ready",
+        headers={"retry-after": "5"},
+    )
 
 
 async def why_closed_now(target: Target) -> str:
@@ -123,12 +141,20 @@ def _endpoint_in(known: Knowledge, target: Target) -> Target | None:
 def _why_closed(service_id: int, name: str) -> str:
     row = Service.objects.with_status().filter(pk=service_id).first()
     if row is None:
-        return f"{name} cannot answer now. It was deleted."
+        return gettext_noop("%(name)s cannot answer now. It was deleted.") % {"name": name}
     why = why_not_ready(row)
     if not why and row.ready_count:  # type: ignore[attr-defined]
         return ""
-    return f"{name} cannot answer now. {why or 'Its ready instances have no port to be reached at.'}"
+    return gettext_noop("%(name)s cannot answer now. %(what)s") % {
+        "name": name,
+        "what": why or "Its ready instances have no port to be reached at.",
+    }
 
 
 def _not_for(name: str) -> Refusal:
-    return Refusal(403, f"This API key is not for the model {name[:200]!r}.", "model_not_allowed", param="model")
+    return Refusal(
+        403,
+        gettext_noop("This API key is not for the model %(name)r.") % {"name": name[:200]},
+        "model_not_allowed",
+        param="model",
+    )

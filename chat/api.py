@@ -13,6 +13,7 @@ from chat import history
 from chat.admission import PERMISSION
 from chat.models import Message, Role
 from deployments.models import Service
+from infini.api import SaidField
 
 
 class TextField(serializers.CharField):
@@ -31,6 +32,7 @@ class TextField(serializers.CharField):
 
 class MessageSerializer(serializers.ModelSerializer):
     role = serializers.ChoiceField(choices=Role.choices)
+    reason = SaidField()
     content = TextField(max_length=history.MESSAGE_MAX_CHARS, trim_whitespace=False)
 
     class Meta:

@@ -19,6 +19,7 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from chat.admission import Admission, find_service, refuse_closed
 from chat.asks import check_ask
@@ -99,7 +100,10 @@ async def _events(answer: Answer, meter: Meter) -> AsyncIterator[dict[str, Any]]
         block, ended = await next_block(answer, reader, meter)
         room -= len(block)
         if room < 0:
-            raise bad_gateway(f"The answer is longer than {settings.STREAM_MAX_BYTES} bytes.", "answer_too_long")
+            raise bad_gateway(
+                gettext_noop("The answer is longer than %(most)s bytes.") % {"most": settings.STREAM_MAX_BYTES},
+                "answer_too_long",
+            )
         reader.take_text()
         for event in split_events(block):
             if not event.get("error"):
@@ -109,7 +113,7 @@ async def _events(answer: Answer, meter: Meter) -> AsyncIterator[dict[str, Any]]
     if reader.error:
         raise Refusal(502, reader.error, "upstream_error")
     if not (reader.done or reader.finished):
-        raise bad_gateway("The model server ended before its answer was complete.", "upstream_cut")
+        raise bad_gateway(gettext_noop("The model server ended before its answer was complete."), "upstream_cut")
     meter.outcome = Outcome.COMPLETE
 
 
@@ -117,5 +121,7 @@ def _caller(user_id: int) -> Caller:
     user = User.objects.filter(pk=user_id, is_active=True).first()
     caller = caller_of_user(user) if user else None
     if caller is None or not caller.may_chat:
-        raise Refusal(403, "Your role does not allow talking to services (chat.use_chat).", "permission_denied")
+        raise Refusal(
+            403, gettext_noop("Your role does not allow talking to services (chat.use_chat)."), "permission_denied"
+        )
     return caller

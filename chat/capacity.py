@@ -3,6 +3,8 @@
 import asyncio
 from collections import deque
 
+from django.utils.translation import gettext_noop
+
 from chat.refusals import Refusal
 from chat.targets import Target
 
@@ -30,7 +32,11 @@ class Places:
         if queue is None:
             queue = self._waiting[key] = deque()
         if len(queue) >= target.queue:
-            raise _busy(target, f"{target.concurrency} requests are under way and {len(queue)} wait")
+            raise _busy(
+                target,
+                gettext_noop("%(concurrency)s requests are under way and %(queue)s wait")
+                % {"concurrency": target.concurrency, "queue": len(queue)},
+            )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
         try:
@@ -38,7 +44,11 @@ class Places:
                 await turn
         except TimeoutError:
             self._forget(key, turn)
-            raise _busy(target, f"no place became free within {target.queue_seconds:g} s") from None
+            raise _busy(
+                target,
+                gettext_noop("no place became free within %(queue_seconds)g s")
+                % {"queue_seconds": target.queue_seconds},
+            ) from None
         except BaseException:
             self._forget(key, turn)
             raise
@@ -73,5 +83,9 @@ class Places:
 
 def _busy(target: Target, why: str) -> Refusal:
     wait = max(1, min(60, round(target.queue_seconds)))
-    message = f"{target.name} is busy: {why}. Try again in {wait} s."
+    message = gettext_noop("%(name)s is busy: %(why)s. Try again in %(wait)s s.") % {
+        "name": target.name,
+        "why": why,
+        "wait": wait,
+    }
     return Refusal(429, message, "service_busy", headers={"retry-after": str(wait)})

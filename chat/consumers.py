@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import Max
 from django.urls import re_path
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from chat import conversations, generation, rooms
 from chat.admission import PERMISSION
@@ -25,6 +26,7 @@ from chat.refusals import Refusal
 from chat.threads import as_summary, as_turn, context_of, shown_turns, tree_of
 from chat.watching import TRACKS, Ended, watch
 from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.said import said
 from infini.sockets import identify
 
 logger = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class ChatSocket(AsyncWebsocketConsumer):
                 raise Invalid(f"type must be one of {', '.join(handlers)}.")
             await handlers[kind](frame)
         except (InfiniError, Refusal) as error:
-            await self._say({"type": "error", "code": error.code, "message": error.message}, ref)
+            await self._say({"type": "error", "code": error.code, "message": said(error.message)}, ref)
 
     # What a page asks for.
 
@@ -130,7 +132,7 @@ class ChatSocket(AsyncWebsocketConsumer):
     async def _cancel(self, frame: dict[str, Any]) -> None:
         answer_id = needed_id(frame, "answer")
         here = generation.running(answer_id)
-        reason = _("Stopped by the person who asked.")
+        reason = gettext_noop("Stopped by the person who asked.")
         if here and here.user_id == self._user_id:
             here.stop(reason)
             return
@@ -255,6 +257,7 @@ class ChatSocket(AsyncWebsocketConsumer):
 
     async def _tell_end(self, about: dict[str, Any], end: dict[str, Any]) -> None:
         kind = END_TYPES[MessageState(end["state"])]
+        end = end | {"reason": said(end["reason"])}
         told = {"code": "answer_failed", "message": end["reason"]} if kind == "error" else {}
         await self._say({"type": kind, **about, **told, "end": end})
 
@@ -280,7 +283,7 @@ class ChatSocket(AsyncWebsocketConsumer):
     async def _refuse(self) -> None:
         self._refused = True
         error = Forbidden(_("Your role does not allow talking to services (chat.use_chat)."))
-        await self._say({"type": "error", "code": error.code, "message": error.message})
+        await self._say({"type": "error", "code": error.code, "message": said(error.message)})
         await self.close(code=4403)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
@@ -288,7 +291,7 @@ class ChatSocket(AsyncWebsocketConsumer):
         try:
             await work
         except InfiniError as error:
-            await self._say({"type": "error", "code": error.code, "message": error.message})
+            await self._say({"type": "error", "code": error.code, "message": said(error.message)})
         except Exception:  # noqa: BLE001  (the edge of our code)
             logger.exception("chat.socket_broken")
             await self.close(code=1011)

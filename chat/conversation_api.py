@@ -5,6 +5,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.utils.text import slugify
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers, status
@@ -71,7 +72,7 @@ class ConversationListView(OwnView):
         """The caller's conversations, the one changed last first; ``search`` looks in titles and messages."""
         search = request.query_params.get("search", "")
         if len(search) > SEARCH_MOST_CHARS or "\x00" in search:
-            raise Invalid(f"search must be at most {SEARCH_MOST_CHARS} characters of text.")
+            raise Invalid(_("search must be at most %(n)s characters of text.") % {"n": SEARCH_MOST_CHARS})
         rows = self.paginate_queryset(conversations.listed(user_id=request.user.pk, search=search))
         return self.get_paginated_response([as_list_row(row) for row in rows or []])
 
@@ -127,7 +128,7 @@ class TurnsView(OwnView):
         conversation = self.own(request, pk)
         raw = request.query_params.get("before", "")
         if raw and not (raw.isascii() and raw.isdigit() and len(raw) <= 18):
-            raise Invalid("before must be the id of a message.")
+            raise Invalid(_("before must be the id of a message."))
         turns, more = shown_turns(conversation, before=int(raw) if raw else None)
         return Response({"conversation": as_summary(conversation), "turns": turns, "more": more})
 
@@ -143,7 +144,7 @@ class ExportView(OwnView):
         conversation = self.own(request, pk)
         kind = request.query_params.get("as", "json")
         if kind not in ("json", "markdown"):
-            raise Invalid("as must be json or markdown.")
+            raise Invalid(_("as must be json or markdown."))
         whole, ending = (exports.as_json, "json") if kind == "json" else (exports.as_markdown, "md")
         name = f"{slugify(conversation.title)[:60] or f'conversation-{conversation.pk}'}.{ending}"
         sent = HttpResponse(whole(conversation), content_type=f"{'application' if ending == 'json' else 'text'}/{kind}")

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from chat.addresses import checked_base_url
 from infini.errors import Invalid
 
@@ -16,11 +18,11 @@ def checked_endpoint(values: dict[str, Any], *, before: Any = None) -> dict[str,
         tidy["base_url"] = checked_base_url(tidy["base_url"])
         moved = before is not None and _site(before.base_url) != _site(tidy["base_url"])
         if moved and before.key and tidy.get("key") in (None, before.key):
-            told = "The address leads to another host: enter its key again, or remove it."
+            told = _("The address leads to another host: enter its key again, or remove it.")
             raise Invalid(told, fields={"key": [told]})
     key = tidy.get("key") or ""
     if not key.isascii() or not key.isprintable() or " " in key.strip():
-        raise Invalid("A key has letters, digits and marks, no blanks.", fields={"key": ["Not a key."]})
+        raise Invalid(_("A key has letters, digits and marks, no blanks."), fields={"key": [_("Not a key.")]})
     if "key" in tidy:
         tidy["key"] = key.strip()
     return tidy

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from chat.admission import Admission, why_closed_now
 from chat.balance import Balance
@@ -31,8 +32,8 @@ balance = Balance()
 places = Places()
 limits = KeyLimits()
 
-LEFT = "The reader left before the answer was complete."
-BROKEN = "Something went wrong on our side; the site's log tells more."
+LEFT = gettext_noop("The reader left before the answer was complete.")
+BROKEN = gettext_noop("Something went wrong on our side; the site's log tells more.")
 _PARSED_ON_THE_LOOP_BYTES = 256 * 1024
 
 
@@ -173,7 +174,10 @@ async def _relay_stream(
         block, ended = await next_block(answer, reader, meter)
         room -= len(block)
         if room < 0:
-            raise bad_gateway(f"The answer is longer than {settings.STREAM_MAX_BYTES} bytes.", "answer_too_long")
+            raise bad_gateway(
+                gettext_noop("The answer is longer than %(most)s bytes.") % {"most": settings.STREAM_MAX_BYTES},
+                "answer_too_long",
+            )
         if transcript:
             transcript.add(reader.take_text())
         if reader.done:
@@ -209,7 +213,7 @@ async def _finish(block: bytes, reply: Reply, headers: dict[str, str], transcrip
 async def _end_without_done(reader: EventReader, reply: Reply, meter: Meter, transcript: Transcript | None) -> None:
     """Some servers stop after the last choice's end; that is an answer, anything less is not."""
     if not (reader.finished and reply.started):
-        raise bad_gateway("The model server ended before its answer was complete.", "upstream_cut")
+        raise bad_gateway(gettext_noop("The model server ended before its answer was complete."), "upstream_cut")
     meter.outcome = Outcome.COMPLETE
     if transcript:
         transcript.end(MessageState.COMPLETE)
@@ -226,7 +230,7 @@ async def _relay_whole(
     chat = admission.ask.kind.name == "chat"
     text = _text_of(parsed) if chat else ""
     if not isinstance(parsed, dict):
-        raise bad_gateway("The model server's answer is not a JSON object.")
+        raise bad_gateway(gettext_noop("The model server's answer is not a JSON object."))
     meter.told(parsed.get("usage"))
     meter.outcome = Outcome.COMPLETE
     if transcript:
@@ -251,7 +255,7 @@ def _text_of(parsed: Any) -> str:
         message = parsed["choices"][0]["message"]
         content = message.get("content")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise bad_gateway("The model server's answer is not a chat completion.") from None
+        raise bad_gateway(gettext_noop("The model server's answer is not a chat completion.")) from None
     return content if isinstance(content, str) else ""
 
 

@@ -8,6 +8,7 @@ from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.request import Request
@@ -57,7 +58,7 @@ class EndpointSerializer(VersionedSerializer):
         if self.instance:
             clash = clash.exclude(pk=self.instance.pk)
         if clash.exists():
-            raise serializers.ValidationError("An endpoint with this name exists already.")
+            raise serializers.ValidationError(_("An endpoint with this name exists already."))
         return name
 
     def validate(self, values: dict) -> dict:
@@ -199,11 +200,13 @@ def period_of(given: Any) -> tuple[str, date, date]:
     """Group, first and last day out of a query; raises Invalid naming what is wrong."""
     group = given.get("by") or "model"
     if group not in usage.GROUPS:
-        raise Invalid(f"by is one of {', '.join(usage.GROUPS)}.", fields={"by": ["Not one of them."]})
+        raise Invalid(
+            _("by is one of %(names)s.") % {"names": ", ".join(usage.GROUPS)}, fields={"by": [_("Not one of them.")]}
+        )
     last = _day(given, "to") or timezone.now().date()
     first = _day(given, "from") or last - timedelta(days=29)
     if first > last or (last - first).days > DAYS_MOST:
-        raise Invalid("from lies after to, or too long before it.", fields={"from": ["Not before to."]})
+        raise Invalid(_("from lies after to, or too long before it."), fields={"from": [_("Not before to.")]})
     return group, first, last
 
 
@@ -214,7 +217,9 @@ def _day(given: Any, name: str) -> date | None:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise Invalid(f"{name} must be a day such as 2026-11-30.", fields={name: ["Not a day."]}) from None
+        raise Invalid(
+            _("%(name)s must be a day such as 2026-11-30.") % {"name": name}, fields={name: [_("Not a day.")]}
+        ) from None
 
 
 def as_csv(request: HttpRequest, rows: list[dict[str, Any]], filename: str, *, mark: bool) -> StreamingHttpResponse:

@@ -7,6 +7,7 @@ from django.db import transaction
 from django.db.models import F, QuerySet, Value
 from django.db.models.functions import Concat
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from chat.models import Conversation, Message, MessageState, Role
 
@@ -15,7 +16,7 @@ MESSAGE_MAX_CHARS = 1_000_000
 # A living answer is touched at least every TOUCH_SECONDS; ORPHAN_SECONDS without it, its process is gone.
 TOUCH_SECONDS = 15
 ORPHAN_SECONDS = 60
-ORPHANED = "The site was stopped while this answer was being written."
+ORPHANED = gettext_noop("The site was stopped while this answer was being written.")
 
 
 def messages_of(*, user_id: int, service_id: int) -> QuerySet[Message]:

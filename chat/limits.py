@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from chat.callers import Caller
 from chat.refusals import Refusal
@@ -94,7 +95,8 @@ class KeyLimits:
         now = time.time()
         if caller.tokens_per_month and spent >= caller.tokens_per_month:
             raise _refused(
-                f"its budget of {caller.tokens_per_month} tokens a month is spent",
+                gettext_noop("its budget of %(tokens_per_month)s tokens a month is spent")
+                % {"tokens_per_month": caller.tokens_per_month},
                 _until_next_month(now),
                 "budget_spent",
             )
@@ -144,15 +146,32 @@ class KeyLimits:
 
 def _refused_for(limit: str, caller: Caller, wait: float) -> Refusal:
     if limit == "concurrency":
-        return _refused(f"its {caller.concurrency} requests at once are under way", wait, "concurrency_limit")
+        return _refused(
+            gettext_noop("its %(concurrency)s requests at once are under way") % {"concurrency": caller.concurrency},
+            wait,
+            "concurrency_limit",
+        )
     if limit == "requests":
-        return _refused(f"its {caller.requests_per_minute} requests a minute are spent", wait, "rate_limit_exceeded")
-    return _refused(f"its {caller.tokens_per_minute} tokens a minute are spent", wait, "rate_limit_exceeded")
+        return _refused(
+            gettext_noop("its %(requests_per_minute)s requests a minute are spent")
+            % {"requests_per_minute": caller.requests_per_minute},
+            wait,
+            "rate_limit_exceeded",
+        )
+    return _refused(
+        gettext_noop("its %(tokens_per_minute)s tokens a minute are spent")
+        % {"tokens_per_minute": caller.tokens_per_minute},
+        wait,
+        "rate_limit_exceeded",
+    )
 
 
 def _refused(why: str, wait: float, code: str) -> Refusal:
     seconds = max(1, int(wait + 0.999))
-    message = f"This API key has to wait: {why}. Try again in {seconds} s."
+    message = gettext_noop("This API key has to wait: %(why)s. Try again in %(seconds)s s.") % {
+        "why": why,
+        "seconds": seconds,
+    }
     return Refusal(429, message, code, headers={"retry-after": str(seconds)})
 
 

@@ -61,7 +61,7 @@ def conversation_page(request: HttpRequest, pk: int) -> HttpResponse:
 def service_chat(request: HttpRequest, pk: int) -> HttpResponse:
     """Where a service's Chat button leads: to the last conversation with it, or to a new one."""
     if not Service.objects.filter(pk=pk).exists():
-        raise Http404("There is no such service.")
+        raise Http404(_("There is no such service."))
     last = conversations.listed(user_id=request.user.pk).filter(service=pk).first()  # type: ignore[arg-type]
     if last:
         return redirect("chat_conversation", last.pk)

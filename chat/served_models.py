@@ -3,6 +3,8 @@
 import json
 import time
 
+from django.utils.translation import gettext_noop
+
 from chat.refusals import Refusal
 from chat.upstream import fetched
 from chat.wire import Deadlines
@@ -34,7 +36,7 @@ async def _ask(upstream: Upstream) -> str:
         return _first_id(await fetched(upstream, "models", _DEADLINES, most=LIST_MAX_BYTES))
     except Refusal as refusal:
         if refusal.status == 504 and not refusal.elsewhere:
-            told = "The model server does not say which models it has."
+            told = gettext_noop("The model server does not say which models it has.")
             raise Refusal(504, told, "upstream_timeout") from None
         raise
 

@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+from django.utils.translation import gettext_noop
+
 from chat.refusals import bad_gateway
 
 EVENT_MAX_BYTES = 1024 * 1024
@@ -69,7 +71,10 @@ class EventReader:
             self._rest = bytearray()
             return b"".join(kept) + self.feed(chunk[begin:])
         if not (self.done or self.error) and len(chunk) - begin > EVENT_MAX_BYTES:
-            raise bad_gateway(f"The model server sent an event of more than {EVENT_MAX_BYTES} bytes.")
+            raise bad_gateway(
+                gettext_noop("The model server sent an event of more than %(event_max_bytes)s bytes.")
+                % {"event_max_bytes": EVENT_MAX_BYTES}
+            )
         self._rest = bytearray(chunk[begin:])
         kept.append(chunk[kept_from:begin])
         return b"".join(kept)
@@ -113,7 +118,7 @@ class EventReader:
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
-            raise bad_gateway("The model server sent an event that is not a JSON object.")
+            raise bad_gateway(gettext_noop("The model server sent an event that is not a JSON object."))
         return self._understand(parsed)
 
     def _understand(self, parsed: dict[str, Any]) -> bool:

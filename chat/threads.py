@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.models.functions import Length
+from django.utils.translation import gettext as _
 
 from chat import history
 from chat.models import Conversation, Message, MessageState, Role
 from infini.errors import NotFound
+from infini.said import said
 
 PAGE_MESSAGES, PAGE_CHARS = 100, 2_000_000
 
@@ -60,7 +62,7 @@ def shown_turns(
     path = tree.path_to(conversation.head_id)
     if before is not None:
         if before not in path:
-            raise NotFound("This message is not on the branch that is shown.")
+            raise NotFound(_("This message is not on the branch that is shown."))
         path = path[: path.index(before)]
     shown = _within_chars(path[-most:])
     rows = Message.objects.in_bulk(shown)
@@ -120,6 +122,7 @@ END_COLUMNS = (
 def end_of(message: Message) -> dict[str, Any]:
     """How it ended, and what it took."""
     told = {name: getattr(message, name) for name in END_COLUMNS}
+    told["reason"] = said(told["reason"])
     return {**told, "length": len(message.content), "reasoning_length": len(message.reasoning)}
 
 

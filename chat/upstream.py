@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
+from django.utils.translation import gettext_noop
+
 from chat import wire
 from chat.addresses import checked_address
 from chat.refusals import Refusal, bad_gateway
@@ -47,7 +49,9 @@ class Answer:
             if size > most:
                 break
         if size > most:
-            raise bad_gateway(f"The answer is longer than {most} bytes.", "answer_too_long")
+            raise bad_gateway(
+                gettext_noop("The answer is longer than %(most)s bytes.") % {"most": most}, "answer_too_long"
+            )
         return b"".join(parts)
 
     async def drained(self) -> None:
@@ -131,25 +135,33 @@ def _refusal_of(error: Exception, deadlines: Deadlines, *, headed: bool) -> Refu
     """Why there is no answer, or no more of it. Only what cannot have begun an answer may be tried elsewhere."""
     if isinstance(error, Unreached):
         if error.late:
-            return Refusal(504, "The model server does not take connections.", "upstream_timeout", elsewhere=True)
-        return bad_gateway("The model server cannot be reached.", "upstream_unreachable", elsewhere=True)
+            return Refusal(
+                504, gettext_noop("The model server does not take connections."), "upstream_timeout", elsewhere=True
+            )
+        return bad_gateway(gettext_noop("The model server cannot be reached."), "upstream_unreachable", elsewhere=True)
     if isinstance(error, Cut):
         if headed or error.begun:
-            return bad_gateway("The model server broke off in the middle of its answer.", "upstream_cut")
-        return bad_gateway("The model server closed the connection without an answer.", "upstream_cut", elsewhere=True)
+            return bad_gateway(gettext_noop("The model server broke off in the middle of its answer."), "upstream_cut")
+        return bad_gateway(
+            gettext_noop("The model server closed the connection without an answer."), "upstream_cut", elsewhere=True
+        )
     if isinstance(error, Late):
         return _late(error, deadlines)
-    return bad_gateway("The model server does not answer in HTTP.")
+    return bad_gateway(gettext_noop("The model server does not answer in HTTP."))
 
 
 def _late(late: Late, deadlines: Deadlines) -> Refusal:
     if late.total:
-        seconds, what = deadlines.total, "had not ended its answer after"
+        seconds, what = deadlines.total, gettext_noop("had not ended its answer after")
     elif late.begun:
-        seconds, what = deadlines.idle, "went silent in the middle of its answer for"
+        seconds, what = deadlines.idle, gettext_noop("went silent in the middle of its answer for")
     else:
-        seconds, what = deadlines.first_byte, "sent no answer within"
-    return Refusal(504, f"The model server {what} {seconds:g} s.", "upstream_timeout")
+        seconds, what = deadlines.first_byte, gettext_noop("sent no answer within")
+    return Refusal(
+        504,
+        gettext_noop("The model server %(what)s %(seconds)g s.") % {"what": what, "seconds": seconds},
+        "upstream_timeout",
+    )
 
 
 async def _judge(connection: Connection, path: str, deadlines: Deadlines, wanted: str) -> None:
@@ -158,10 +170,16 @@ async def _judge(connection: Connection, path: str, deadlines: Deadlines, wanted
     if status >= 400:
         raise await _error_of(connection, path)
     if status != 200:
-        raise bad_gateway(f"The model server answered with status {status}, which is no answer to this.")
+        raise bad_gateway(
+            gettext_noop("The model server answered with status %(status)s, which is no answer to this.")
+            % {"status": status}
+        )
     kind = connection.headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
     if kind != wanted:
-        raise bad_gateway(f"The model server answered with {kind or 'no content type'} instead of {wanted}.")
+        raise bad_gateway(
+            gettext_noop("The model server answered with %(what)s instead of %(wanted)s.")
+            % {"what": kind or "no content type", "wanted": wanted}
+        )
 
 
 async def _error_of(connection: Connection, path: str) -> Refusal:
@@ -176,8 +194,12 @@ async def _error_of(connection: Connection, path: str) -> Refusal:
         told = False
     if not told:
         if status in _NOT_OFFERED_STATUSES and path != "chat/completions":
-            return Refusal(404, f"The model server does not offer {path}.", "not_offered")
-        what = f"The model server answered with an error of its own (HTTP {status})."
+            return Refusal(
+                404, gettext_noop("The model server does not offer %(path)s.") % {"path": path}, "not_offered"
+            )
+        what = gettext_noop("The model server answered with an error of its own (HTTP %(status)s).") % {
+            "status": status
+        }
         return bad_gateway(what, "upstream_error", elsewhere=elsewhere)
     retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1")
     kept = {"retry-after": retry_after} if retry_after else {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from django.db.models.functions import Length, Substr
+from django.utils.translation import gettext as _
 
 from chat import history
 from chat.generation import Generation, running
@@ -92,5 +93,5 @@ def _read(answer_id: int, at: dict[str, int]) -> dict[str, Any]:
     lengths = {"length": Length("content"), "reasoning_length": Length("reasoning")}
     row = mine.annotate(**parts, **lengths).values(*END_COLUMNS, *parts, *lengths).first()
     if row is None:
-        raise NotFound("The conversation was deleted.")
+        raise NotFound(_("The conversation was deleted."))
     return row

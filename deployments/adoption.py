@@ -7,6 +7,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from deployments.commands import fill, placeholders
 from deployments.device_claims import devices_seen
@@ -31,14 +32,18 @@ def adopt(row: UnknownInstance, *, by: events.Actor, service: Service | None = N
     AgentError when the agent does not tell what it runs.
     """
     if (service is None) == (not name.strip()) or len(name) > NAME_MAX_CHARS:
-        raise Invalid(f"Choose a service, or give a new one a name of up to {NAME_MAX_CHARS} characters.")
+        raise Invalid(
+            _("Choose a service, or give a new one a name of up to %(n)s characters.") % {"n": NAME_MAX_CHARS}
+        )
     spec = spec_of(ask_agent(row, "GET", f"/service/{row.key}/spec"))
     seen = parsed(ask_agent(row, "GET", f"/service/{row.key}/status"))
     if spec is None or seen is None or not spec["command"]:
-        raise Conflict(f"The agent does not know the command of {row.key} any more; it can only be stopped.")
+        raise Conflict(
+            _("The agent does not know the command of %(key)s any more; it can only be stopped.") % {"key": row.key}
+        )
     with transaction.atomic():
         if not UnknownInstance.objects.filter(pk=row.pk).delete()[0]:
-            raise NotFound(f"{row.key} is not unknown any more.")
+            raise NotFound(_("%(key)s is not unknown any more.") % {"key": row.key})
         return _adopt(row, service, name.strip(), spec, seen, by=by)
 
 
@@ -55,7 +60,9 @@ def _adopt(
         service = create_service(Service(name=name), servers=[row.server], spec={}, by=by)
     service = Service.objects.select_for_update().get(pk=service.pk)
     if service.operations.filter(state__in=OPEN_STATES).exists():
-        raise Conflict(f"{service} is busy with an operation. Wait for it.", code="operation_open")
+        raise Conflict(
+            _("%(service)s is busy with an operation. Wait for it.") % {"service": service}, code="operation_open"
+        )
     placement = Placement.objects.get_or_create(service=service, server=row.server)[0]
     devices = devices_seen(row.server, spec["env"])
     spec |= {"devices": len(devices)}
@@ -91,7 +98,9 @@ def _make_instance(key: str, placement: Placement, revision: Revision, seen: Obs
             if seen.port and instance.wanted == Wanted.RUNNING:
                 PortClaim.objects.create(server=placement.server, port=seen.port, instance=instance)
     except IntegrityError:
-        raise Conflict(f"The key or the port of {key} belongs to another instance of ours.") from None
+        raise Conflict(
+            _("The key or the port of %(key)s belongs to another instance of ours.") % {"key": key}
+        ) from None
     return instance
 
 

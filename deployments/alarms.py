@@ -10,7 +10,7 @@ from datetime import timedelta
 from django.db import transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from deployments.models import Instance
 from deployments.phases import Phase, Wanted

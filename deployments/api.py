@@ -6,6 +6,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
 from rest_framework.request import Request
@@ -163,7 +164,7 @@ class DeployLogView(APIView):
         """The last operation and what it did on each server."""
         operation = _service(pk).operations.order_by("-pk").first()
         if operation is None:
-            raise NotFound("Nothing was ever asked of this service.", code="never_deployed")
+            raise NotFound(_("Nothing was ever asked of this service."), code="never_deployed")
         results = operation.results.select_related("instance")
         document = {
             "operation_id": operation.pk,

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from deployments import rollout, trials
 from deployments.device_claims import release_devices
@@ -51,7 +52,12 @@ def finish_by_instance(result: OperationResult) -> None:
     elif instance.wanted == Wanted.RUNNING and instance.phase in (*ENDED, Phase.LOST):
         finish(result, ResultState.FAILED, reason=instance.reason or _ended(instance), **facts)
     elif instance.wanted == Wanted.RUNNING and instance.restarts >= KEEPS_FAILING:
-        finish(result, ResultState.FAILED, reason=f"It keeps failing. {instance.reason}", **facts)
+        finish(
+            result,
+            ResultState.FAILED,
+            reason=gettext_noop("It keeps failing. %(reason)s") % {"reason": instance.reason},
+            **facts,
+        )
     elif instance.wanted == Wanted.STOPPED and instance.phase in ENDED:
         finish(result, ResultState.DONE, reason=instance.reason, **facts)
 
@@ -59,7 +65,7 @@ def finish_by_instance(result: OperationResult) -> None:
 def leave_tombstone(result: OperationResult) -> None:
     """Give up an instance whose server is silent; it is ended when the server speaks again."""
     with transaction.atomic():
-        finish(result, ResultState.DONE, reason="Not reached; it is ended when the server answers again.")
+        finish(result, ResultState.DONE, reason=gettext_noop("Not reached; it is ended when the server answers again."))
         bury(Instance.objects.filter(results=result).select_related("placement"))
 
 
@@ -80,7 +86,8 @@ def settle(operation: Operation) -> None:
 def _time_out(operation: Operation) -> None:
     limit = (operation.deadline_at - operation.created_at).total_seconds()
     operation.results.filter(state__in=UNFINISHED).update(
-        state=ResultState.FAILED, reason=f"Not done within {limit:g} s; what was started was left as it is."
+        state=ResultState.FAILED,
+        reason=gettext_noop("Not done within %(limit)g s; what was started was left as it is.") % {"limit": limit},
     )
 
 
@@ -88,7 +95,17 @@ def _close(operation: Operation, now: datetime) -> None:
     results = list(operation.results.all())
     failed = [r for r in results if r.state == ResultState.FAILED]
     state = OperationState.FAILED if failed else OperationState.DONE
-    reason = f"{len(failed)} of {len(results)} failed. {failed[0].server_name}: {failed[0].reason}" if failed else ""
+    reason = (
+        gettext_noop("%(failed)s of %(results)s failed. %(server_name)s: %(reason)s")
+        % {
+            "failed": len(failed),
+            "results": len(results),
+            "server_name": failed[0].server_name,
+            "reason": failed[0].reason,
+        }
+        if failed
+        else ""
+    )
     with transaction.atomic():
         closed = Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
             state=state, finished_at=now, reason=reason[:500]
@@ -127,9 +144,9 @@ def _tidy(operation: Operation, service: Service, failed: bool) -> None:
     drop_successors(service)
     service.placements.filter(replicas=0, instances=None).delete()
     if operation.kind == OperationKind.DEPLOY and not failed:
-        alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), "A later deployment succeeded.")
+        alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), gettext_noop("A later deployment succeeded."))
     if operation.kind == OperationKind.DELETE:
-        alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), "The service was deleted.")
+        alerts.recover(AlertKind.ROLLED_BACK, Subject.of(service), gettext_noop("The service was deleted."))
         if not Instance.objects.filter(placement__service=service).exists():
             remove_service(service, by=operation.by)
         elif failed:
@@ -137,5 +154,9 @@ def _tidy(operation: Operation, service: Service, failed: bool) -> None:
 
 
 def _ended(instance: Instance) -> str:
-    code = "an exit code nobody saw" if instance.exit_unseen else f"exit code {instance.exit_code}"
-    return f"The process ended with {code}."
+    code = (
+        gettext_noop("an exit code nobody saw")
+        if instance.exit_unseen
+        else gettext_noop("exit code %(exit_code)s") % {"exit_code": instance.exit_code}
+    )
+    return gettext_noop("The process ended with %(code)s.") % {"code": code}

@@ -11,10 +11,12 @@ from urllib.parse import parse_qs
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.urls import re_path
+from django.utils.translation import gettext
 
 from deployments.feeds import BUSY_SECONDS, Feed, watching
 from deployments.logs import OFFSET_MAX, PIECE_BYTES, LogSource, NoLogYet, Piece, log_source
 from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.said import said
 from infini.sockets import identify
 from inventory.agents import AgentError
 
@@ -88,7 +90,7 @@ class LogSocket(AsyncWebsocketConsumer):
             if kind != "ack" or type(offset) is not int:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
-            await self._refuse(Invalid('Only {"type": "ack", "offset": number} is understood here.'))
+            await self._refuse(Invalid(gettext('Only {"type": "ack", "offset": number} is understood here.')))
             return
         self._window.acknowledge(offset)
 
@@ -116,7 +118,7 @@ class LogSocket(AsyncWebsocketConsumer):
                 except NoLogYet:
                     await self._say_waiting()
                 except AgentError as error:
-                    await self._say({"type": "error", "message": error.message})
+                    await self._say({"type": "error", "message": said(error.message)})
                 else:
                     position = piece.next_offset
                     await self._pass_on(piece)
@@ -141,7 +143,7 @@ class LogSocket(AsyncWebsocketConsumer):
         await self.send(text_data=json.dumps(frame, ensure_ascii=False))
 
     async def _refuse(self, error: InfiniError) -> None:
-        await self._say({"type": "error", "message": error.message})
+        await self._say({"type": "error", "message": said(error.message)})
         await self.close(code=next(code for kind, code in CLOSE_CODES.items() if isinstance(error, kind)))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -161,7 +163,7 @@ class LogSocket(AsyncWebsocketConsumer):
 def _permitted_source(scope: dict[str, Any], instance_id: int) -> LogSource:
     user = identify(scope)
     if user is None or not user.has_perm(PERMISSION):
-        raise Forbidden("Your role does not allow reading logs.")
+        raise Forbidden(gettext("Your role does not allow reading logs."))
     return log_source(instance_id)
 
 
@@ -170,7 +172,7 @@ def _begin(query_string: bytes) -> tuple[int | None, int | None]:
     asked = parse_qs(query_string.decode("latin-1"))
     numbers = [_number(asked, "offset", OFFSET_MAX), _number(asked, "tail", TAIL_MOST_LINES)]
     if None not in numbers:
-        raise Invalid("Give offset or tail, not both.")
+        raise Invalid(gettext("Give offset or tail, not both."))
     return numbers[0], numbers[1]
 
 
@@ -179,7 +181,7 @@ def _number(asked: dict[str, list[str]], name: str, most: int) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 16 or int(text) > most:
-        raise Invalid(f"{name} must be a whole number from 0 to {most}.")
+        raise Invalid(gettext("%(name)s must be a whole number from 0 to %(most)s.") % {"name": name, "most": most})
     return int(text)
 
 

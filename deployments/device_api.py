@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -104,7 +105,9 @@ class FreeDevices(APIView):
         asked.is_valid(raise_exception=True)
         key = Instance.objects.filter(pk=pk).values_list("key", flat=True).first()
         if key is None:
-            raise NotFound("There is no such instance.")
+            raise NotFound(_("There is no such instance."))
         if asked.validated_data["confirm"] != key:
-            raise Invalid("Confirm with the instance's key.", fields={"confirm": [f"This is not {key}."]})
+            raise Invalid(
+                _("Confirm with the instance's key."), fields={"confirm": [_("This is not %(key)s.") % {"key": key}]}
+            )
         return Response({"devices": free_devices(int(pk), by=request.user)})

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
 
 from deployments.models import DeviceClaim, Instance, Revision
 from infini.errors import Conflict
@@ -29,7 +30,8 @@ def claim_devices(instance: Instance, *, server: Server, revision: Revision) -> 
             )
     except IntegrityError:
         raise Conflict(
-            f"Devices on {server} were given to another service meanwhile; try again.", code="devices_taken"
+            _("Devices on %(server)s were given to another service meanwhile; try again.") % {"server": server},
+            code="devices_taken",
         ) from None
 
 
@@ -80,6 +82,14 @@ def _choose(server: Server, count: int) -> list[tuple[Device, int]]:
             free[device.vendor].append((device, slot))
     best = max(free.values(), key=len, default=[])
     if len(best) < count:
-        known = f"{len(best)} of {len(devices)} are free" if devices else "none is known there"
-        raise Conflict(f"{server}: {count} devices are needed and {known}.", code="devices_missing")
+        known = (
+            _("%(free)s of %(all)s are free") % {"free": len(best), "all": len(devices)}
+            if devices
+            else _("none is known there")
+        )
+        raise Conflict(
+            _("%(server)s: %(count)s devices are needed and %(known)s.")
+            % {"server": server, "count": count, "known": known},
+            code="devices_missing",
+        )
     return best[:count]

@@ -10,10 +10,12 @@ from datetime import datetime
 from typing import Any
 
 from django.db.models import BooleanField, ExpressionWrapper, Max, Q, QuerySet
+from django.utils.translation import gettext
 
 from deployments.models import Instance, Operation, Placement
 from deployments.phases import Phase, RestartPolicy, Wanted
 from deployments.querysets import ServiceQuerySet
+from infini.said import said
 
 Row = dict[str, Any]
 _SPEC = ("command", "stop_command", "env", "run_as", "cwd", "probes", "port", "devices", "restart", "number")
@@ -115,9 +117,9 @@ def _reason(wanted: str, instances: list[Row]) -> str:
     """Why a service is not (fully) running: the first reason among its instances; empty when there is none."""
     for instance in instances:
         if instance["reason"] and not (instance["wanted"] == Wanted.RUNNING and instance["ready"]):
-            return f"{instance['server']}: {instance['reason']}"
+            return f"{instance['server']}: {said(instance['reason'])}"
     if wanted == Wanted.STOPPED:
-        return "Stopped as wanted." if instances else "Never deployed."
+        return gettext("Stopped as wanted.") if instances else gettext("Never deployed.")
     return ""
 
 

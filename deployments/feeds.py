@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+from django.utils.translation import gettext_noop
+
 from deployments.logs import OFFSET_MAX, PIECE_BYTES, LogSource, NoLogYet, Piece, read_piece, read_tail
 from inventory.agents import AgentClient, AgentError
 
@@ -110,7 +112,7 @@ class Feed:
             return self._failed(error)
         except Exception:  # noqa: BLE001  (whoever waits must be told, whatever it was)
             logger.exception("log.poll_broken", extra={"instance": self.source.key})
-            return self._failed(AgentError("Reading the log failed; it is tried again."))
+            return self._failed(AgentError(gettext_noop("Reading the log failed; it is tried again.")))
         self._failing, self._retry_seconds = False, RETRY_FIRST_SECONDS
         return (BUSY_SECONDS if more else POLL_SECONDS), None
 

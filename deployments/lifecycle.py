@@ -6,6 +6,7 @@ Nothing here waits for the network: steps do (deployments/steps.py), queued on c
 from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation, Revision, Service
 from deployments.operations import begin, open_operation, supersede
@@ -76,7 +77,10 @@ def _earlier_revision(service: Service, number: int | None) -> Revision:
         return revision_of(service, number)
     earlier = last_good_but_current(service)
     if earlier is None:
-        raise Conflict(f"{service} has no other revision that was ever good.", code="nothing_to_return_to")
+        raise Conflict(
+            _("%(service)s has no other revision that was ever good.") % {"service": service},
+            code="nothing_to_return_to",
+        )
     return earlier
 
 
@@ -91,10 +95,10 @@ def last_good_but_current(service: Service) -> Revision | None:
 def _deploy(service: Service, kind: OperationKind, *, by: events.Actor) -> Operation:
     revision = service.current_revision
     if revision is None:
-        raise Invalid("This service has no deploy command yet; enter one first.", code="no_command")
+        raise Invalid(_("This service has no deploy command yet; enter one first."), code="no_command")
     placements = list(service.placements.select_related("server"))
     if not any(placement.replicas for placement in placements):
-        raise Invalid("This service is on no server yet; choose at least one.", code="no_servers")
+        raise Invalid(_("This service is on no server yet; choose at least one."), code="no_servers")
     operation = open_operation(service, kind, by=by)
     Operation.objects.filter(pk=operation.pk).update(revision=revision)
     deferred = []
@@ -116,7 +120,7 @@ def restart(service: Service, *, by: events.Actor) -> Operation:
         service = _locked(service)
         instances = list(_instances(service).exclude(wanted=Wanted.GONE))
         if not instances:
-            raise Conflict("Nothing of this service was ever deployed; deploy it first.", code="never_deployed")
+            raise Conflict(_("Nothing of this service was ever deployed; deploy it first."), code="never_deployed")
         operation = open_operation(service, OperationKind.RESTART, by=by)
         for instance in instances:
             want_running(instance, instance.placement.server, instance.revision)
@@ -181,9 +185,9 @@ def stop_local_instances() -> None:
 def _locked(service: Service, *, though_deleting: bool = False) -> Service:
     found = Service.objects.select_for_update().filter(pk=service.pk).first()
     if found is None:
-        raise NotFound("This service no longer exists.")
+        raise NotFound(_("This service no longer exists."))
     if not though_deleting and found.wanted == Wanted.GONE and found.operations.filter(state__in=OPEN_STATES).exists():
-        raise Conflict(f"{found} is being deleted.", code="being_deleted")
+        raise Conflict(_("%(found)s is being deleted.") % {"found": found}, code="being_deleted")
     return found
 
 
@@ -213,7 +217,10 @@ def _refuse_unreachable(instances: list[Instance]) -> None:
     )
     if silent:
         raise Conflict(
-            f"{', '.join(silent)} cannot be reached, and instances may still run there. Wait, or delete with force: "
-            "they are then ended when their server answers again.",
+            _(
+                "%(silent)s cannot be reached, and instances may still run there. Wait, or delete with force: "
+                "they are then ended when their server answers again."
+            )
+            % {"silent": ", ".join(silent)},
             code="server_unreachable",
         )

@@ -5,8 +5,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 from deployments.models import Instance
 from infini.errors import NotFound
+from infini.said import said
 from inventory.agents import AgentAddress, AgentClient, AgentError, AgentRejects, AgentSpeaksNonsense, Ask
 
 PIECE_BYTES = 64 * 1024
@@ -45,7 +48,7 @@ def log_source(instance_id: int) -> LogSource:
     """Where this instance's log is kept; raises NotFound."""
     found = Instance.objects.select_related("placement__server").filter(pk=instance_id).first()
     if found is None:
-        raise NotFound("There is no such instance.")
+        raise NotFound(_("There is no such instance."))
     return LogSource(found.pk, found.key, AgentAddress.of(found.placement.server))
 
 
@@ -74,7 +77,7 @@ async def whole_log(source: LogSource) -> AsyncIterator[str]:
             try:
                 piece = await _read_again(client, source, piece.next_offset, limit)
             except AgentError as error:
-                yield f"\n[The log breaks off here: {error.message}]\n"
+                yield _("\n[The log breaks off here: %(message)s]\n") % {"message": said(error.message)}
                 return
             yield piece.data
 
@@ -95,7 +98,9 @@ async def _ask(client: AgentClient, source: LogSource, query: str) -> Piece:
         answer = await client.ask(Ask(source.address, "GET", path, timeout_seconds=READ_TIMEOUT_SECONDS))
     except AgentRejects as error:
         if error.status == 404:
-            raise NoLogYet(f"The agent on {name} has no log of this instance: it was not started there yet.") from None
+            raise NoLogYet(
+                _("The agent on %(name)s has no log of this instance: it was not started there yet.") % {"name": name}
+            ) from None
         raise
     return _piece(answer, name)
 
@@ -104,6 +109,8 @@ def _piece(answer: dict[str, Any], name: str) -> Piece:
     numbers = [answer.get(part) for part in ("offset", "next_offset", "size")]
     text = answer.get("data")
     if not isinstance(text, str) or not all(type(number) is int for number in numbers):
-        raise AgentSpeaksNonsense(f"The agent on {name} answered a request for a log with something else.")
+        raise AgentSpeaksNonsense(
+            _("The agent on %(name)s answered a request for a log with something else.") % {"name": name}
+        )
     offset, next_offset, size = numbers
     return Piece(offset, next_offset, size, text)  # type: ignore[arg-type]

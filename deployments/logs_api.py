@@ -5,6 +5,7 @@ from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.http import StreamingHttpResponse
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
@@ -36,7 +37,9 @@ class LogQuery(serializers.Serializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if "tail" in attrs and len(attrs) > 1:
-            raise Invalid("Give tail, or offset and limit.", fields={"tail": ["Not together with offset or limit."]})
+            raise Invalid(
+                _("Give tail, or offset and limit."), fields={"tail": [_("Not together with offset or limit.")]}
+            )
         return attrs
 
 

@@ -5,13 +5,14 @@ from datetime import datetime
 from typing import Any, Self
 
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext_noop
 
 from deployments.models import Instance
 from deployments.phases import ALIVE, ENDED, Phase, Wanted
 from infini.bulk import Change
 
-OLDER_RUNS = "What was deployed before still runs; the last deployment did not reach this server."
-UNKNOWN_THERE = "The agent does not know this instance; it is sent again."
+OLDER_RUNS = gettext_noop("What was deployed before still runs; the last deployment did not reach this server.")
+UNKNOWN_THERE = gettext_noop("The agent does not know this instance; it is sent again.")
 
 Columns = dict[str, Any]  # new values of an instance's row, by column
 
@@ -128,7 +129,8 @@ def after_absence(instance: Instance, *, asked_at: datetime) -> Columns | None:
 
 def after_silence(seen_at: datetime) -> Columns:
     """What it makes of an instance that its server was last heard at ``seen_at``."""
-    reason = f"Not heard from since {seen_at:%Y-%m-%d %H:%M:%S} UTC; it may still run."
+    at = f"{seen_at:%Y-%m-%d %H:%M:%S}"
+    reason = gettext_noop("Not heard from since %(at)s UTC; it may still run.") % {"at": at}
     return {"phase": Phase.LOST, "ready": False, "ready_since": None, "reason": reason}
 
 

@@ -6,6 +6,8 @@ from datetime import timedelta
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.phases import OPEN_STATES, OperationKind, OperationState, ResultState
@@ -29,9 +31,11 @@ def open_operation(service: Service, kind: OperationKind, *, by: events.Actor, f
             return Operation.objects.create(service=service, kind=kind, by=by, force=force, deadline_at=deadline)
     except IntegrityError:
         running = service.operations.filter(state__in=OPEN_STATES).first()
-        what = running.get_kind_display().lower() if running else "another operation"
+        what = running.get_kind_display().lower() if running else _("another operation")
         raise Conflict(
-            f"{service} is busy with: {what}. Wait for it, or stop the service.", code="operation_open"
+            _("%(service)s is busy with: %(what)s. Wait for it, or stop the service.")
+            % {"service": service, "what": what},
+            code="operation_open",
         ) from None
 
 
@@ -70,7 +74,9 @@ def supersede(operations: Iterable[Operation], *, by_what: str) -> None:
     now = timezone.now()
     for operation in operations:
         closed = Operation.objects.filter(pk=operation.pk, state__in=OPEN_STATES).update(
-            state=OperationState.CANCELLED, finished_at=now, reason=f"Superseded by {by_what}."
+            state=OperationState.CANCELLED,
+            finished_at=now,
+            reason=gettext_noop("Superseded by %(by_what)s.") % {"by_what": by_what},
         )
         if closed:
             open_results = operation.results.filter(state__in=[ResultState.WAITING, ResultState.SENT])

@@ -17,6 +17,7 @@ from deployments.shown import WRONG, Standing, count_standings, rank_of, service
 from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
+from infini.said import said
 
 SHOWN = 20
 
@@ -118,7 +119,7 @@ def reason_of(service: Any) -> str:
     for placement in service.placements.all():
         for instance in placement.instances.all():
             if instance.reason and not (instance.wanted == Wanted.RUNNING and instance.ready):
-                return f"{placement.server.name}: {instance.reason}"
+                return f"{placement.server.name}: {said(instance.reason)}"
     return ""
 
 

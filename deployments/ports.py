@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _
 
 from deployments.models import Instance, PortClaim, Revision
 from deployments.phases import Phase
@@ -30,8 +31,8 @@ def claim_port(instance: Instance, *, server: Server, revision: Revision) -> int
     except IntegrityError:
         taken = PortClaim.objects.select_related("instance__placement__service").get(server=server, port=port)
         raise Conflict(
-            f"Port {port} on {server} belongs to the service {taken.instance.placement.service}; "
-            "stop that one or choose another port.",
+            _("Port %(port)s on %(server)s belongs to the service %(service)s; stop that one or choose another port.")
+            % {"port": port, "server": server, "service": taken.instance.placement.service},
             code="port_taken",
         ) from None
     return port
@@ -55,4 +56,8 @@ def _free_port(instance: Instance, server: Server, held: PortClaim | None) -> in
     for port in (*range(start, last + 1), *range(first, start)):
         if port not in taken:
             return port
-    raise Conflict(f"All ports from {first} to {last} on {server} are taken.", code="no_free_port")
+    raise Conflict(
+        _("All ports from %(first)s to %(last)s on %(server)s are taken.")
+        % {"first": first, "last": last, "server": server},
+        code="no_free_port",
+    )

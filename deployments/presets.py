@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import get_language, gettext_noop
+from django.utils.translation import gettext as _
 
 from deployments.probes import port_problem
 from deployments.specs import check_spec
@@ -26,7 +28,8 @@ from infini.errors import NotFound
 
 FILE = Path(__file__).parent / "data" / "presets.json"
 DEMO = "demo"
-NEVER_RUN = "from documentation, never run"
+NEVER_RUN = gettext_noop("from documentation, never run")
+RUN_BY_TESTS = gettext_noop("run by the tests")  # as the file says
 _PLACEHOLDERS = {"{port}", "{host}", "{service}", "{model}"}
 
 
@@ -45,6 +48,18 @@ class Preset:
     path_prefix: str = "/v1"
     port: int | None = None
     evidence: str = field(default=NEVER_RUN)
+    name_zh: str = ""
+    note_zh: str = ""
+
+    @property
+    def shown_name(self) -> str:
+        """Its name in the reader's language."""
+        return (self.name_zh if _reads_chinese() else "") or self.name
+
+    @property
+    def shown_note(self) -> str:
+        """What must be installed, in the reader's language."""
+        return (self.note_zh if _reads_chinese() else "") or self.note
 
     def fills(self) -> dict[str, Any]:
         """Values for a service, named as the API names them; only those that the preset has."""
@@ -56,6 +71,10 @@ class Preset:
             "port": self.port,
         }
         return {name: value for name, value in values.items() if value}
+
+
+def _reads_chinese() -> bool:
+    return (get_language() or "").startswith("zh")
 
 
 @cache
@@ -73,7 +92,10 @@ def preset(key: str) -> Preset:
     for candidate in presets():
         if candidate.key == key:
             return candidate
-    raise NotFound(f"There is no preset {key!r}; there are {', '.join(p.key for p in presets())}.")
+    raise NotFound(
+        _("There is no preset %(key)r; there are %(names)s.")
+        % {"key": key, "names": ", ".join(p.key for p in presets())}
+    )
 
 
 def _completed(entry: dict[str, Any]) -> dict[str, Any]:

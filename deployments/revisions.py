@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.utils.text import capfirst
+from django.utils.translation import gettext as _
 
 from deployments.models import Revision, Service
 from infini import events
@@ -36,7 +37,7 @@ def revision_of(service: Service, number: int) -> Revision:
     """Raises NotFound for a number the service never had."""
     found = service.revisions.filter(number=number).first()
     if found is None:
-        raise NotFound(f"{service} has no revision {number}.")
+        raise NotFound(_("%(service)s has no revision %(number)s.") % {"service": service, "number": number})
     return found
 
 

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from deployments.models import Instance, Operation, OperationResult, Revision
 from deployments.operations import seconds_allowed
@@ -33,8 +34,14 @@ def take_turns(operation: Operation) -> None:
         return
     if failures(operation).exists():
         beside = deferred.filter(instance__in=Instance.objects.filter(successor__isnull=False))
-        beside.update(state=ResultState.CANCELLED, note="", reason="It goes on untouched, because the new one failed.")
-        deferred.update(state=ResultState.CANCELLED, reason="Not begun, because the new revision failed before.")
+        beside.update(
+            state=ResultState.CANCELLED,
+            note="",
+            reason=gettext_noop("It goes on untouched, because the new one failed."),
+        )
+        deferred.update(
+            state=ResultState.CANCELLED, reason=gettext_noop("Not begun, because the new revision failed before.")
+        )
         return
     started = operation.results.filter(state=ResultState.DONE, instance__replaces__isnull=False)
     for result in started.select_related("instance__placement__server", "instance__replaces__placement__server"):
@@ -61,7 +68,7 @@ def _take_turn(operation: Operation, result: OperationResult) -> None:
     mine = OperationResult.objects.filter(pk=result.pk, deferred=True, state=ResultState.WAITING)
     instance, revision = result.instance, operation.revision
     if instance is None or instance.wanted != Wanted.RUNNING or revision is None:
-        mine.update(state=ResultState.CANCELLED, reason="It is not wanted any more.")
+        mine.update(state=ResultState.CANCELLED, reason=gettext_noop("It is not wanted any more."))
         return
     try:
         with transaction.atomic():
@@ -69,7 +76,7 @@ def _take_turn(operation: Operation, result: OperationResult) -> None:
             if not why_not:
                 why_not = _start_beside(operation, result, revision)
             if why_not:
-                _start_in_place(result, revision, note=f"Ended first: {why_not}")
+                _start_in_place(result, revision, note=gettext_noop("Ended first: %(why_not)s") % {"why_not": why_not})
             _allow_time(operation)
     except InfiniError as error:  # it does not fit in place either; what runs is left as it is
         mine.update(deferred=False, state=ResultState.FAILED, reason=error.message[:500])
@@ -78,11 +85,11 @@ def _take_turn(operation: Operation, result: OperationResult) -> None:
 def why_not_beside(operation: Operation, instance: Instance, revision: Revision) -> str:
     """Why no second instance is to be tried on the server; empty when one is."""
     if not operation.service.surge:
-        return "the service is set so."
+        return gettext_noop("the service is set so.")
     if revision.port is not None and revision.port == instance.port:
-        return f"both need port {revision.port}."
+        return gettext_noop("both need port %(port)s.") % {"port": revision.port}
     if not revision.devices and Device.objects.filter(server=instance.placement.server, present=True).exists():
-        return "it reserves no devices, so nobody knows whether two of it have room there."
+        return gettext_noop("it reserves no devices, so nobody knows whether two of it have room there.")
     return ""
 
 
@@ -99,10 +106,10 @@ def _start_beside(operation: Operation, result: OperationResult, revision: Revis
     Instance.objects.filter(pk=new.pk).update(replaces=old)
     new.refresh_from_db()
     claimed = OperationResult.objects.filter(pk=result.pk, deferred=True, state=ResultState.WAITING).update(
-        note="Goes on until the new one is ready, then ends."
+        note=gettext_noop("Goes on until the new one is ready, then ends.")
     )
     if not claimed:
-        raise Conflict("Its turn was called off.")
+        raise Conflict(gettext_noop("Its turn was called off."))
     OperationResult.objects.create(
         operation=operation,
         instance=new,
@@ -116,9 +123,14 @@ def _start_beside(operation: Operation, result: OperationResult, revision: Revis
 
 def _told(new: Instance) -> str:
     devices = [str(claim.device.index) for claim in new.device_claims.select_related("device")]
-    having = [f"port {new.port}"] if new.port else []
-    having += [f"devices {', '.join(devices)}"] if devices else []
-    return f"Started beside the old one{', with ' if having else ''}{' and '.join(having)}."
+    names = {"port": new.port, "devices": ", ".join(devices)}
+    if new.port and devices:
+        return gettext_noop("Started beside the old one, with port %(port)s and devices %(devices)s.") % names
+    if new.port:
+        return gettext_noop("Started beside the old one, with port %(port)s.") % names
+    if devices:
+        return gettext_noop("Started beside the old one, with devices %(devices)s.") % names
+    return gettext_noop("Started beside the old one.")
 
 
 def _start_in_place(result: OperationResult, revision: Revision, *, note: str) -> None:
@@ -143,7 +155,7 @@ def _hand_over(operation: Operation, started: OperationResult) -> None:
         return
     with transaction.atomic():
         theirs = operation.results.filter(instance=old, deferred=True, state=ResultState.WAITING)
-        note = "Ends, since the new one has taken its place."
+        note = gettext_noop("Ends, since the new one has taken its place.")
         if not theirs.update(deferred=False, not_before=_drained_at(), note=note):
             return
         Instance.objects.filter(pk=new.pk).update(replaces=None)
@@ -160,7 +172,7 @@ def _hand_over(operation: Operation, started: OperationResult) -> None:
 def _fell_over(result: OperationResult, new: Instance) -> None:
     """It was ready and ended before it could take over. One that is merely not ready now is waited for."""
     if new.phase in (*ENDED, Phase.LOST):
-        reason = f"It was ready, and then not any more. {new.reason}"
+        reason = gettext_noop("It was ready, and then not any more. %(reason)s") % {"reason": new.reason}
         OperationResult.objects.filter(pk=result.pk, state=ResultState.DONE).update(
             state=ResultState.FAILED, reason=reason[:500]
         )

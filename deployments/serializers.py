@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from deployments.documents import service_documents, service_rows
@@ -10,7 +11,9 @@ from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
 from deployments.presets import preset
 from deployments.revisions import changes
 from deployments.specs import change_service, create_service
+from infini.api import SaidField
 from infini.errors import NotFound
+from infini.said import said
 from inventory.models import AIModel, Environment, Server
 
 # Names in the API -> columns of a revision.
@@ -47,7 +50,7 @@ class InstanceDocument(serializers.Serializer):
     port = serializers.IntegerField(allow_null=True)
     restarts = serializers.IntegerField()
     exit_code = serializers.IntegerField(allow_null=True, help_text='Or "unknown", when nobody saw it.')
-    reason = serializers.CharField()
+    reason = SaidField()
     started_at = serializers.DateTimeField(allow_null=True)
     observed_at = serializers.DateTimeField(allow_null=True)
 
@@ -124,19 +127,21 @@ class ServiceSerializer(serializers.ModelSerializer):
         if self.instance:
             clash = clash.exclude(pk=self.instance.pk)
         if clash.exists():
-            raise serializers.ValidationError("A service with this name exists already.")
+            raise serializers.ValidationError(_("A service with this name exists already."))
         return name
 
     def validate_server_ids(self, ids: list[int]) -> list[Server]:
         found = Server.objects.in_bulk(ids)
         missing = sorted(set(ids) - set(found))
         if missing:
-            raise serializers.ValidationError(f"There is no server with id {', '.join(map(str, missing))}.")
+            raise serializers.ValidationError(
+                _("There is no server with id %(missing)s.") % {"missing": ", ".join(map(str, missing))}
+            )
         return list(found.values())
 
     def validate_preset(self, key: str) -> str:
         if key and self.instance:
-            raise serializers.ValidationError("Only a new service starts from a preset.")
+            raise serializers.ValidationError(_("Only a new service starts from a preset."))
         try:
             return preset(key).key if key else ""
         except NotFound as error:
@@ -174,16 +179,16 @@ class PresetSerializer(serializers.Serializer):
     """One engine that a new service may start from."""
 
     key = serializers.CharField()
-    name = serializers.CharField()
+    name = serializers.CharField(source="shown_name")
     deploy_command = serializers.CharField(source="command")
     stop_command = serializers.CharField()
     probes = serializers.DictField()
     path_prefix = serializers.CharField()
     port = serializers.IntegerField(allow_null=True, help_text="One that the engine's own configuration fixes.")
-    note = serializers.CharField(help_text="What must be installed.")
+    note = serializers.CharField(source="shown_note", help_text="What must be installed.")
     source = serializers.CharField(help_text="Where commands and health path are taken from.")
     verified = serializers.BooleanField(help_text="Whether they were found there as they stand here.")
-    evidence = serializers.CharField(help_text="Whether anybody has run it.")
+    evidence = SaidField(help_text="Whether anybody has run it.")
 
 
 class ResultSerializer(serializers.Serializer):
@@ -202,7 +207,7 @@ class ResultSerializer(serializers.Serializer):
         return "unknown" if result.exit_unseen else result.exit_code
 
     def get_reason(self, result: Any) -> str:
-        return result.reason or (result.instance.reason if result.instance and result.state == "sent" else "")
+        return said(result.reason or (result.instance.reason if result.instance and result.state == "sent" else ""))
 
 
 class DeployRequest(serializers.Serializer):
@@ -226,6 +231,8 @@ class RevisionSerializer(serializers.ModelSerializer):
     on_trial = serializers.SerializerMethodField()
     changes = serializers.SerializerMethodField()
     deploy_command = serializers.CharField(source="command")
+
+    outcome_reason = SaidField()
 
     class Meta:
         model = Revision
@@ -288,5 +295,5 @@ class DeployLog(serializers.Serializer):
     operation_id = serializers.IntegerField()
     kind = serializers.CharField()
     state = serializers.CharField()
-    reason = serializers.CharField()
+    reason = SaidField()
     results = ResultSerializer(many=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Max
+from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Placement, Revision, Service, Tombstone
 from deployments.phases import ENDED, Phase, Wanted
@@ -55,15 +56,15 @@ def check_spec(spec: Mapping[str, Any]) -> None:
     """Raises Invalid naming each field of ``spec`` that cannot be."""
     problems: dict[str, list[str]] = {}
     if len(spec.get("command", "")) > COMMAND_MAX_CHARS:
-        problems["deploy_command"] = [f"A command may have at most {COMMAND_MAX_CHARS} characters."]
+        problems["deploy_command"] = [_("A command may have at most %(n)s characters.") % {"n": COMMAND_MAX_CHARS}]
     if "\0" in spec.get("command", ""):
-        problems["deploy_command"] = ["A command cannot contain a null character."]
+        problems["deploy_command"] = [_("A command cannot contain a null character.")]
     for name in ("env", "secret_env"):
         if name in spec and (problem := _env_problem(spec[name])):
             problems[name] = [problem]
     port = spec.get("port")
     if port is not None and not 1 <= port <= 65535:
-        problems["port"] = ["A port lies between 1 and 65535."]
+        problems["port"] = [_("A port lies between 1 and 65535.")]
     if wrong := probe_problems(spec.get("probes", {})):
         problems["probes"] = sentences(wrong)
     if problems:
@@ -72,12 +73,12 @@ def check_spec(spec: Mapping[str, Any]) -> None:
 
 def _env_problem(env: Any) -> str | None:
     if not isinstance(env, dict):
-        return "Environment variables are an object of names and texts."
+        return _("Environment variables are an object of names and texts.")
     for name, value in env.items():
         if not isinstance(name, str) or not _ENV_NAME.fullmatch(name):
-            return f"{name!r} is not a name for an environment variable."
+            return _("%(name)r is not a name for an environment variable.") % {"name": name}
         if not isinstance(value, str) or "\0" in value:
-            return f"The value of {name} must be a text."
+            return _("The value of %(name)s must be a text.") % {"name": name}
     return None
 
 
@@ -92,7 +93,7 @@ def _revise(service: Service, spec: Mapping[str, Any], *, by: events.Actor) -> N
     after = before | {name: value for name, value in given.items() if name in Revision.SPEC}
     if not after.get("command", "").strip():
         if present:
-            raise Invalid("A command is needed.", fields={"deploy_command": ["It cannot be emptied again."]})
+            raise Invalid(_("A command is needed."), fields={"deploy_command": [_("It cannot be emptied again.")]})
         return
     if after == before:
         return

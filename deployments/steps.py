@@ -14,6 +14,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from deployments import closing, rollout
 from deployments.commands import deploy_body
@@ -86,7 +87,9 @@ def _due_asks(operation: Operation) -> Iterator[Ask]:
         if instance is None:
             closing.finish(result, ResultState.DONE)
         elif instance.generation != result.generation:
-            closing.finish(result, ResultState.CANCELLED, reason="Something newer was asked of this instance.")
+            closing.finish(
+                result, ResultState.CANCELLED, reason=gettext_noop("Something newer was asked of this instance.")
+            )
         elif not instance.placement.server.agent_token:
             _unaskable(operation, result, instance)
         elif verb := _verb_due(instance):
@@ -137,7 +140,10 @@ def _record_taken(operation: Operation, due: Due, answer: dict[str, Any]) -> Non
         seen = Observation.parse(answer)
     except NotAnObservation as problem:
         server = due.instance.placement.server.name
-        nonsense = AgentSpeaksNonsense(f"The agent on {server} answered something else than promised: {problem}.")
+        nonsense = AgentSpeaksNonsense(
+            gettext_noop("The agent on %(server)s answered something else than promised: %(problem)s.")
+            % {"server": server, "problem": problem}
+        )
         _record_failure(operation, due, nonsense)
         return
     with transaction.atomic():
@@ -164,7 +170,7 @@ def _nothing_there(due: Due) -> None:
     Instance.objects.filter(pk=due.instance.pk, generation=due.result.generation).update(
         acked_generation=F("generation"), phase=Phase.STOPPED, ready=False, pid=None, observed_at=timezone.now()
     )
-    closing.finish(due.result, ResultState.DONE, reason="There was nothing to stop.")
+    closing.finish(due.result, ResultState.DONE, reason=gettext_noop("There was nothing to stop."))
 
 
 def _forgotten(due: Due) -> None:
@@ -194,7 +200,9 @@ def _unaskable(operation: Operation, result: OperationResult, instance: Instance
     if instance.wanted == Wanted.GONE and (operation.force or instance.acked_generation == 0):
         closing.leave_tombstone(result)
         return
-    reason = f"{result.server_name} has no agent token; install an agent there or enter its token."
+    reason = gettext_noop("%(server_name)s has no agent token; install an agent there or enter its token.") % {
+        "server_name": result.server_name
+    }
     Instance.objects.filter(pk=instance.pk, generation=result.generation).update(
         phase=Phase.FAILED, ready=False, reason=reason
     )

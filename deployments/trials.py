@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from deployments import rollout
 from deployments.models import Instance, Operation, Revision, Service, Trial
@@ -94,7 +95,11 @@ def _why_failed(trial: Trial, instances: list[Instance], now: datetime) -> str:
     again = [i for i in instances if i.restarts] if restarts > trial.restarts else []
     late = now - trial.began_at > timedelta(seconds=PATIENCE * settings.STABLE_SECONDS)
     unready = [i for i in instances if i.phase == Phase.RUNNING and not i.ready] if late else []
-    for failed, what in ((ended, "It ended."), (again, "It ended and was started again."), (unready, "Not ready.")):
+    for failed, what in (
+        (ended, gettext_noop("It ended.")),
+        (again, gettext_noop("It ended and was started again.")),
+        (unready, gettext_noop("Not ready.")),
+    ):
         if failed:
             return f"{failed[0].placement.server.name}: {failed[0].reason or what}"
     if restarts < trial.restarts:
@@ -106,7 +111,10 @@ def _condemn(trial: Trial, reason: str) -> int:
     """It failed within its time: the operation failed after all, and goes back where it is one that does."""
     operation, service = trial.operation, trial.service
     seconds = (timezone.now() - trial.began_at).total_seconds()
-    reason = f"It failed {seconds:.0f} s after all was ready. {reason}"
+    reason = gettext_noop("It failed %(seconds).0f s after all was ready. %(reason)s") % {
+        "seconds": seconds,
+        "reason": reason,
+    }
     with transaction.atomic():
         if not _taken(trial):
             return 0

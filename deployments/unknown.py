@@ -10,6 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext
 from django_q.tasks import async_task
 
 from deployments.models import Instance, Tombstone, UnknownInstance
@@ -134,7 +135,7 @@ def unknown_instance(server_id: int, key: str) -> UnknownInstance:
     """Raises NotFound, also for one that is ours by now."""
     row = described().filter(server=server_id, key=key).first()
     if row is None:
-        raise NotFound(f"The agent there reports no unknown instance {key}.")
+        raise NotFound(gettext("The agent there reports no unknown instance %(key)s.") % {"key": key})
     return row
 
 
@@ -181,7 +182,7 @@ def spec_of(answer: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def refuse_ours(row: UnknownInstance) -> None:
     if Instance.objects.filter(key=row.key, placement__server=row.server).exists():
-        raise Conflict(f"{row.key} belongs to a service by now; stop it there.")
+        raise Conflict(gettext("%(key)s belongs to a service by now; stop it there.") % {"key": row.key})
 
 
 def parsed(answer: Mapping[str, Any]) -> Observation | None:
@@ -197,7 +198,10 @@ def ask_agent(
     """One question to its agent; raises AgentError, and Conflict for one of another time."""
     [(_, answer)] = ask_each([Ask(AgentAddress.of(row.server), method, path, body, timeout_seconds=timeout_seconds)])
     if isinstance(answer, AgentRejects) and answer.status == 404 and path.endswith("/spec"):
-        raise Conflict(f"The agent on {row.server} cannot tell what {row.key} runs; upgrade the agent first.")
+        raise Conflict(
+            gettext("The agent on %(server)s cannot tell what %(key)s runs; upgrade the agent first.")
+            % {"server": row.server, "key": row.key}
+        )
     if isinstance(answer, AgentRejects) and answer.status == 409:
         raise Conflict(answer.message, code=answer.code)
     if isinstance(answer, AgentError):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.utils.translation import gettext
 from rest_framework import exceptions
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.permissions import SAFE_METHODS, BasePermission
@@ -23,7 +24,7 @@ class KeyAuthentication(BaseAuthentication):
             return None
         key = keys.find_key(text.strip())
         if key is None:
-            raise exceptions.AuthenticationFailed("This API key is unknown, expired or revoked.")
+            raise exceptions.AuthenticationFailed(gettext("This API key is unknown, expired or revoked."))
         return key.user, key
 
     def authenticate_header(self, request: Request) -> str:
@@ -54,9 +55,9 @@ def refuse_beyond_scope(key: ApiKey, method: str) -> None:
     """Raise PermissionDenied when the key is not for the API, or for reading it and ``method`` writes."""
     use = use_of(key.scopes)
     if use == Use.MODELS:
-        raise exceptions.PermissionDenied("This API key is for talking to models only.")
+        raise exceptions.PermissionDenied(gettext("This API key is for talking to models only."))
     if use == Use.READ and method not in SAFE_METHODS:
-        raise exceptions.PermissionDenied("This API key is for reading only.")
+        raise exceptions.PermissionDenied(gettext("This API key is for reading only."))
 
 
 def crud_needs(app: str, model: str) -> dict[str, str]:

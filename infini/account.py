@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext as _
 
 from infini import events
 from infini.errors import Invalid
@@ -30,10 +31,11 @@ def zone_or_utc(name: str) -> zoneinfo.ZoneInfo:
 def set_preferences(user: User, *, language: str, time_zone: str) -> None:
     """Empty: the browser's language, UTC. Raises Invalid for a language or zone there is not."""
     if language and language not in dict(settings.LANGUAGES):
-        raise Invalid("There is no such language.", fields={"language": ["Choose one of the list."]})
+        raise Invalid(_("There is no such language."), fields={"language": [_("Choose one of the list.")]})
     if time_zone and time_zone not in time_zones():
         raise Invalid(
-            f"There is no time zone {time_zone}.", fields={"time_zone": ["Choose one, such as Asia/Shanghai."]}
+            _("There is no time zone %(time_zone)s.") % {"time_zone": time_zone},
+            fields={"time_zone": [_("Choose one, such as Asia/Shanghai.")]},
         )
     before = User.objects.get(pk=user.pk)
     user.language, user.time_zone = language, time_zone

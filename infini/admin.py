@@ -32,7 +32,7 @@ from infini.csv_export import attributes
 from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
 from infini.event_words import event_words
 from infini.models import Event, User
-from infini.roles import ROLES
+from infini.roles import ROLES, WORDS
 from infini.timeline import event_text, subject_url, visible_events
 
 __all__ = ["alert_admin", "key_admin"]  # they register themselves
@@ -66,8 +66,13 @@ def _actor(request: HttpRequest) -> Any:
     return request.user
 
 
+class _RoleField(forms.ModelChoiceField):
+    def label_from_instance(self, group: Any) -> str:
+        return str(WORDS[group.name])
+
+
 def _role_field() -> forms.ModelChoiceField:
-    return forms.ModelChoiceField(
+    return _RoleField(
         Group.objects.filter(name__in=ROLES),
         label=_("Role"),
         required=False,
@@ -175,7 +180,7 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
 
     @display(description=_("Role"))
     def role_shown(self, user: User) -> str:
-        names = [group.name for group in user.groups.all() if group.name in ROLES]
+        names = [str(WORDS[group.name]) for group in user.groups.all() if group.name in WORDS]
         return gettext("superuser") if user.is_superuser else ", ".join(names) or ABSENT
 
     @display(description=_("State"), ordering="is_active")

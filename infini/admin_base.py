@@ -44,6 +44,7 @@ from infini.admin_verbs import Verb, VerbsAdmin, names_of
 from infini.display import ABSENT
 from infini.errors import InfiniError, StaleVersion
 from infini.fields import EncryptedTextField
+from infini.said import said
 
 __all__ = [
     "AdminPasswordChangeForm",
@@ -171,7 +172,7 @@ class BaseForm(forms.ModelForm):
                 self.add_error(target, texts)
                 placed = True
         if not placed:
-            self.add_error(None, error.message)
+            self.add_error(None, said(error.message))
 
     def _refuse_taken_name(self) -> None:
         """Said at the field, before the database's constraint says it less kindly."""
@@ -388,7 +389,7 @@ class RecordAdmin(BaseAdmin):
         try:
             return super().delete_view(request, object_id, extra_context)
         except InfiniError as error:
-            messages.error(request, error.message)
+            messages.error(request, said(error.message))
             return HttpResponseRedirect(request.get_full_path().removesuffix("delete/"))
 
     def delete_model(self, request: HttpRequest, obj: Any) -> None:

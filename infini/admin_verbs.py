@@ -18,6 +18,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
 from infini.errors import InfiniError
+from infini.said import said
 
 CONFIRMED = "confirmed"
 NAMES_SHOWN = 10
@@ -142,7 +143,7 @@ def do(request: HttpRequest, verb: Verb, rows: Sequence[Model]) -> bool:
             verb.run(row, by=by, **force)  # type: ignore[misc]
             done.append(row)
         except InfiniError as error:
-            refused.append(error.message if len(rows) == 1 else f"{row}: {error.message}")
+            refused.append(said(error.message) if len(rows) == 1 else f"{row}: {said(error.message)}")
     if done:
         messages.success(request, verb.done(done))
     for sentence in refused[:NAMES_SHOWN]:

@@ -26,6 +26,7 @@ from infini.csv_export import attributes
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Chip, ago, link
 from infini.errors import InfiniError
 from infini.models import Alert, AlertDelivery, AlertKind, AlertState, AlertTarget, DeliveryState, Event
+from infini.said import said
 from infini.timeline import events_about, subject_url
 
 LAST_DELIVERIES = 20
@@ -113,7 +114,7 @@ class AlertTargetAdmin(PagedAdmin, RecordAdmin):
 
     @display(description=_("Last error"))
     def error_shown(self, target: AlertTarget) -> str:
-        return target.last_error or ABSENT
+        return said(target.last_error) or ABSENT
 
 
 def target_chip(target: AlertTarget) -> Chip:
@@ -181,7 +182,7 @@ class AlertAdmin(BaseAdmin):
 
     @display(description=_("Message"))
     def message_shown(self, alert: Alert) -> str:
-        return alert.ending or alert.message
+        return said(alert.ending or alert.message)
 
     @display(description=_("Opened"), ordering="opened_at")
     def opened(self, alert: Alert) -> SafeString:

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.request import Request
@@ -14,7 +15,7 @@ from infini import records
 from infini.access import crud_needs
 from infini.alert_delivery import send_test
 from infini.alert_targets import checked
-from infini.api import SecretField, VersionedSerializer
+from infini.api import SaidField, SecretField, VersionedSerializer
 from infini.errors import Invalid
 from infini.models import Alert, AlertKind, AlertState, AlertTarget
 
@@ -22,6 +23,7 @@ from infini.models import Alert, AlertKind, AlertState, AlertTarget
 class TargetSerializer(VersionedSerializer):
     secret = SecretField(max_length=1000)
     secret_set = serializers.SerializerMethodField()
+    last_error = SaidField()
     kinds = serializers.ListField(child=serializers.ChoiceField(AlertKind.choices), required=False)
 
     class Meta:
@@ -74,6 +76,7 @@ class AlertSubjectSerializer(serializers.Serializer):
 
 class AlertSerializer(serializers.ModelSerializer):
     subject = AlertSubjectSerializer(source="*", read_only=True)
+    message, ending = SaidField(), SaidField()
 
     class Meta:
         model = Alert
@@ -97,5 +100,5 @@ class AlertList(generics.ListAPIView):
         if state is None:
             return super().get_queryset()
         if state not in AlertState.values:
-            raise Invalid("state is open or recovered.", fields={"state": ["One of: open, recovered."]})
+            raise Invalid(_("state is open or recovered."), fields={"state": [_("One of: open, recovered.")]})
         return super().get_queryset().filter(state=state)

@@ -19,12 +19,14 @@ from django.db import transaction
 from django.db.models import Exists, F, Min, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 from django_q.tasks import async_task
 
 from infini import events
 from infini.alert_messages import Message, Undelivered, message_of, send, summary_of, test_message
 from infini.errors import Unavailable
 from infini.models import AlertDelivery, AlertPhase, AlertTarget, DeliveryState, Lease
+from infini.said import said
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ def send_test(target: AlertTarget, *, by: events.Actor) -> None:
         _note(target.pk, error)
         events.record("alerttarget.tested", target, by=by, data={"sent": not error, "error": error})
     if error:
-        raise Unavailable(_("The test message was not taken: %(why)s") % {"why": error}, code="not_delivered")
+        raise Unavailable(_("The test message was not taken: %(why)s") % {"why": said(error)}, code="not_delivered")
 
 
 def _due(now: datetime) -> QuerySet[AlertDelivery]:
@@ -104,9 +106,13 @@ def _due(now: datetime) -> QuerySet[AlertDelivery]:
 def _clear_away(now: datetime) -> None:
     """End what can never be sent. A recovery waits for its opening, and goes with it when that was given up."""
     due = _due(now)
-    due.filter(target__enabled=False).update(state=DeliveryState.FAILED, error=_("The target is switched off."))
+    due.filter(target__enabled=False).update(
+        state=DeliveryState.FAILED, error=gettext_noop("The target is switched off.")
+    )
     died = due.filter(attempts__gte=ATTEMPTS)
-    died.update(state=DeliveryState.FAILED, error=_("Given up: the sending was cut off in its last attempt."))
+    died.update(
+        state=DeliveryState.FAILED, error=gettext_noop("Given up: the sending was cut off in its last attempt.")
+    )
     recoveries = due.filter(phase=AlertPhase.RECOVERED)
     opening = AlertDelivery.objects.filter(alert=OuterRef("alert"), target=OuterRef("target"), phase=AlertPhase.OPENED)
     recoveries.filter(Exists(opening.filter(state=DeliveryState.DUE))).update(next_at=now + AFTER_OPENING)
@@ -187,7 +193,7 @@ def _record_failure(batch: Batch, ids: Sequence[int], error: str) -> None:
     lost = batch.held(ids).filter(attempts__gte=ATTEMPTS)
     given_up = lost.update(state=DeliveryState.FAILED, error=error[:300])
     if given_up:
-        error = _("Given up after %(n)d attempts: %(why)s") % {"n": ATTEMPTS, "why": error}
+        error = gettext_noop("Given up after %(n)d attempts: %(why)s") % {"n": ATTEMPTS, "why": error}
         events.record("alerttarget.given_up", batch.target, by=None, data={"alerts": given_up, "error": error})
         logger.warning("alerts.given_up", extra={"target": batch.target.pk, "alerts": given_up})
     _note(batch.target.pk, error)

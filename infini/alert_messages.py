@@ -16,6 +16,7 @@ from django.conf import settings
 from django.core import mail
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from infini.models import Alert, AlertDelivery, AlertPhase, AlertState, AlertTarget, TargetKind
 
@@ -95,39 +96,44 @@ async def _post(session: aiohttp.ClientSession, target: AlertTarget, message: Me
         async with posted as answer:
             status = answer.status
     except TimeoutError:
-        raise Undelivered(_("No answer within %(n)d s.") % {"n": TIMEOUT_SECONDS}, down=True) from None
+        raise Undelivered(gettext_noop("No answer within %(n)d s.") % {"n": TIMEOUT_SECONDS}, down=True) from None
     except aiohttp.ClientConnectorCertificateError:
-        raise Undelivered(_("Its TLS certificate is not valid."), down=True) from None
+        raise Undelivered(gettext_noop("Its TLS certificate is not valid."), down=True) from None
     except aiohttp.ClientConnectorDNSError:
-        raise Undelivered(_("Its name cannot be resolved."), down=True) from None
+        raise Undelivered(gettext_noop("Its name cannot be resolved."), down=True) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise Undelivered(_("It cannot be reached (%(why)s).") % {"why": _why(error)}, down=True) from None
+        raise Undelivered(gettext_noop("It cannot be reached (%(why)s).") % {"why": _why(error)}, down=True) from None
     if 300 <= status < 400:
-        raise Undelivered(_("It answered %(status)d; redirects are not followed.") % {"status": status})
+        raise Undelivered(gettext_noop("It answered %(status)d; redirects are not followed.") % {"status": status})
     if not 200 <= status < 300:
-        raise Undelivered(_("It answered %(status)d.") % {"status": status})
+        raise Undelivered(gettext_noop("It answered %(status)d.") % {"status": status})
 
 
 def _mail(address: str, message: Message) -> None:
     if not settings.EMAIL_HOST:
-        raise Undelivered(_("No mail server is set: set INFINI_SMTP_HOST and start the site again."), down=True)
+        raise Undelivered(
+            gettext_noop("No mail server is set: set INFINI_SMTP_HOST and start the site again."), down=True
+        )
     try:
         connection = mail.get_connection(timeout=TIMEOUT_SECONDS)
         mail.EmailMessage(message.title, message.text, to=[address], connection=connection).send()
     except smtplib.SMTPRecipientsRefused:
-        raise Undelivered(_("The mail server refused the recipient.")) from None
+        raise Undelivered(gettext_noop("The mail server refused the recipient.")) from None
     except smtplib.SMTPSenderRefused:
-        raise Undelivered(_("The mail server refused the sender; see INFINI_SMTP_FROM."), down=True) from None
+        raise Undelivered(
+            gettext_noop("The mail server refused the sender; see INFINI_SMTP_FROM."), down=True
+        ) from None
     except smtplib.SMTPAuthenticationError:
-        raise Undelivered(_("The mail server refused the login; see INFINI_SMTP_USER."), down=True) from None
+        raise Undelivered(gettext_noop("The mail server refused the login; see INFINI_SMTP_USER."), down=True) from None
     except TimeoutError:
-        text = _("No answer from the mail server within %(n)d s.") % {"n": TIMEOUT_SECONDS}
+        text = gettext_noop("No answer from the mail server within %(n)d s.") % {"n": TIMEOUT_SECONDS}
         raise Undelivered(text, down=True) from None
     except smtplib.SMTPResponseException as error:
-        raise Undelivered(_("The mail server answered %(code)d.") % {"code": error.smtp_code}) from None
+        raise Undelivered(gettext_noop("The mail server answered %(code)d.") % {"code": error.smtp_code}) from None
     except (OSError, ValueError) as error:  # smtplib's own errors among them
         raise Undelivered(
-            _("The mail server cannot be used (%(why)s).") % {"why": _why(error)}, down=isinstance(error, OSError)
+            gettext_noop("The mail server cannot be used (%(why)s).") % {"why": _why(error)},
+            down=isinstance(error, OSError),
         ) from None
 
 
@@ -135,7 +141,7 @@ def _why(error: BaseException) -> str:
     """The system's word for it, else the kind of error; texts of libraries may hold the address."""
     reason = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     refused = isinstance(reason, ConnectionRefusedError)
-    return _("connection refused") if refused else getattr(reason, "strerror", None) or type(error).__name__
+    return gettext_noop("connection refused") if refused else getattr(reason, "strerror", None) or type(error).__name__
 
 
 def _message(identity: str, title: str, lines: Sequence[str], document: dict[str, Any]) -> Message:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.urls import URLPattern, re_path
+from django.utils.translation import gettext as _
 from rest_framework import exceptions, parsers, serializers
 from rest_framework.fields import empty
 from rest_framework.pagination import BasePagination
@@ -13,6 +14,7 @@ from rest_framework.utils import html
 from infini import records
 from infini.errors import Invalid
 from infini.models import Versioned
+from infini.said import said
 
 
 def either_slash(route: str, view: Any, name: str) -> URLPattern:
@@ -28,7 +30,17 @@ class JSONParser(parsers.JSONParser):
         try:
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
-            raise exceptions.ParseError("The JSON is nested too deep.") from None
+            raise exceptions.ParseError(_("The JSON is nested too deep.")) from None
+
+
+class SaidField(serializers.CharField):
+    """A sentence as it is stored, in the language of whoever asks."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(read_only=True, **options)
+
+    def to_representation(self, value: Any) -> str:
+        return said(super().to_representation(value))
 
 
 class PlainPagination(BasePagination):
@@ -50,7 +62,10 @@ class PlainPagination(BasePagination):
         if raw is None:
             return None
         if not raw.isascii() or not raw.isdigit() or len(raw) > 9:
-            raise Invalid(f"{name} must be a whole number from 0 on.", fields={name: ["Not a whole number."]})
+            raise Invalid(
+                _("%(name)s must be a whole number from 0 on.") % {"name": name},
+                fields={name: [_("Not a whole number.")]},
+            )
         return int(raw)
 
     def get_paginated_response(self, data: Any) -> Response:

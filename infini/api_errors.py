@@ -6,6 +6,7 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.http import Http404
+from django.utils.translation import gettext as _
 from rest_framework import exceptions
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
@@ -43,7 +44,7 @@ def translate(error: Exception) -> InfiniError | None:
     if isinstance(error, InfiniError):
         return error
     if isinstance(error, Http404):
-        return NotFound("There is no such object.")
+        return NotFound(_("There is no such object."))
     if isinstance(error, exceptions.ValidationError):
         fields = _flat_fields(error.detail)
         return Invalid(_summary(fields), fields=fields)
@@ -53,7 +54,7 @@ def translate(error: Exception) -> InfiniError | None:
     if isinstance(error, exceptions.NotAuthenticated | exceptions.AuthenticationFailed):
         return NotLoggedIn(str(error.detail))
     if isinstance(error, exceptions.PermissionDenied | PermissionDenied):
-        return Forbidden(str(getattr(error, "detail", "")) or "Your role does not allow this.")
+        return Forbidden(str(getattr(error, "detail", "")) or _("Your role does not allow this."))
     if isinstance(error, exceptions.APIException):
         code = error.default_code if isinstance(error.default_code, str) else "error"
         other = InfiniError(str(error.detail), code=code)
@@ -80,6 +81,6 @@ def _flat_fields(detail: Any, prefix: str = "") -> dict[str, list[str]]:
 
 
 def _summary(fields: dict[str, list[str]]) -> str:
-    name, texts = next(iter(fields.items()), ("", ["The request is not valid."]))
-    text = texts[0] if texts else "Not valid."
+    name, texts = next(iter(fields.items()), ("", [_("The request is not valid.")]))
+    text = texts[0] if texts else _("Not valid.")
     return text if name == "non_field_errors" else f"{name}: {text}"

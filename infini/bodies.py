@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from infini.errors import TooLarge
 
@@ -20,7 +21,11 @@ def refuse_large_bodies(inner: Asgi) -> Asgi:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _announced_bytes(scope) > settings.REQUEST_MAX_BYTES:
             limit_mb = settings.REQUEST_MAX_BYTES // (1024 * 1024)
-            await send_json(send, 413, TooLarge(f"A request may carry at most {limit_mb} MB.").as_json())
+            await send_json(
+                send,
+                413,
+                TooLarge(_("A request may carry at most %(n)s MB.") % {"n": limit_mb}).as_json(),
+            )
             return
         await inner(scope, receive, send)
 

@@ -11,6 +11,8 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
 
+from infini.said import said
+
 ABSENT = "–"
 GOOD, BUSY, WARN, BAD, QUIET = "good", "busy", "warn", "bad", "quiet"
 
@@ -29,7 +31,7 @@ class Chip:
             '<span class="chip chip-{}" title="{}"><span class="material-symbols-outlined" aria-hidden="true">{}</span>'
             '<span class="chip-word">{}</span></span>',
             self.role,
-            self.title,
+            said(self.title),
             self.icon,
             self.word,
         )
@@ -56,7 +58,7 @@ class Bar:
 
     def __str__(self) -> SafeString:
         if self.percent is None:
-            return format_html('<span class="absent" title="{}">{}</span>', self.reason, ABSENT)
+            return format_html('<span class="absent" title="{}">{}</span>', said(self.reason), ABSENT)
         return format_html(
             '<span class="bar bar-{}{}"><progress max="100" value="{}" aria-label="{}"></progress>'
             '<span class="bar-number">{}%</span></span>',

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from infini.said import said
+
 Fields = Mapping[str, Sequence[str]]
 
 
@@ -12,16 +14,16 @@ class InfiniError(Exception):
     http_status = 500
 
     def __init__(self, message: str, *, fields: Fields | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.fields = {name: list(texts) for name, texts in (fields or {}).items()}
+        self.message = str(message)  # a text that is translated when shown is shown now
+        super().__init__(self.message)
+        self.fields = {name: [str(text) for text in texts] for name, texts in (fields or {}).items()}
         self.code = code or self.code
 
     def as_json(self) -> dict:
         """The one shape of an error over HTTP."""
-        body: dict = {"code": self.code, "message": self.message}
+        body: dict = {"code": self.code, "message": said(self.message)}
         if self.fields:
-            body["fields"] = self.fields
+            body["fields"] = {name: [said(text) for text in texts] for name, texts in self.fields.items()}
         return {"error": body}
 
 

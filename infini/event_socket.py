@@ -12,9 +12,11 @@ from urllib.parse import parse_qs
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.urls import re_path
+from django.utils.translation import gettext as _
 
 from infini.errors import Forbidden, InfiniError, Invalid
 from infini.event_tail import EventTail, Happening, last_sequence, tailing
+from infini.said import said
 from infini.sockets import identify
 from infini.timeline import PERMISSION, hidden_kinds
 
@@ -54,7 +56,7 @@ class EventSocket(AsyncWebsocketConsumer):
             if frame["type"] != "ack" or type(frame["seq"]) is not int:
                 raise ValueError
         except (ValueError, TypeError, KeyError, RecursionError):
-            await self._refuse(Invalid('Only {"type": "ack", "seq": number} is understood here.'))
+            await self._refuse(Invalid(_('Only {"type": "ack", "seq": number} is understood here.')))
             return
         while self._unacknowledged and self._unacknowledged[0] <= frame["seq"]:
             self._unacknowledged.popleft()
@@ -100,7 +102,7 @@ class EventSocket(AsyncWebsocketConsumer):
         await self.send(text_data=json.dumps(frame))
 
     async def _refuse(self, error: InfiniError) -> None:
-        await self._say({"type": "error", "message": error.message})
+        await self._say({"type": "error", "message": said(error.message)})
         await self.close(code=next(code for kind, code in CLOSE_CODES.items() if isinstance(error, kind)))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -127,7 +129,7 @@ def _frame(happenings: tuple[Happening, ...]) -> str:
 def _reader(scope: dict[str, Any]) -> tuple[int, frozenset[str]]:
     user = identify(scope)
     if user is None or not user.has_perm(PERMISSION):
-        raise Forbidden("Your role does not allow reading the timeline.")
+        raise Forbidden(_("Your role does not allow reading the timeline."))
     return user.pk, frozenset(hidden_kinds(user))
 
 
@@ -137,7 +139,7 @@ def _after(query_string: bytes) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise Invalid("after must be the sequence of an event, a whole number from 0 on.")
+        raise Invalid(_("after must be the sequence of an event, a whole number from 0 on."))
     return int(text)
 
 

@@ -10,6 +10,8 @@ from infini.models import Event
 Words = Any  # a text, translated when shown, or a function of the event's data that gives one
 _words: dict[str, Words | Callable[[dict[str, Any]], Words]] = {
     "apikey.revoked": _("revoked"),
+    "alert.opened": _("raised an alert"),
+    "alert.recovered": _("is all right again"),
     "alerttarget.tested": _("tested"),
     "alerttarget.given_up": _("could not be told"),
     "user.logged_in": _("logged in"),

@@ -3,7 +3,9 @@
 import hashlib
 from typing import Any
 
+from django.conf import settings
 from django.db import models
+from django.utils import translation
 
 from infini.addresses import current_address
 from infini.fields import EncryptedTextField
@@ -26,9 +28,15 @@ def describe(kind: str, subject: models.Model, *, by: Actor, data: dict[str, Any
         "address": current_address() if by else "",
         "subject_kind": subject._meta.model_name or "",
         "subject_id": str(subject.pk),
-        "subject_name": str(subject)[:200],
+        "subject_name": _plainly(subject)[:200],
         "data": data or {},
     }
+
+
+def _plainly(value: Any) -> str:
+    """What is stored is English, whoever's request it was."""
+    with translation.override(settings.LANGUAGE_CODE):
+        return str(value)
 
 
 def difference(before: models.Model | None, after: models.Model, columns: set[str]) -> dict[str, list[Any]]:
@@ -49,4 +57,4 @@ def _shown(field: models.Field, value: Any) -> Any:
         return "set" if value else ""
     if isinstance(value, str) and value.startswith("-----BEGIN "):
         return f"sha256:{hashlib.sha256(value.encode()).hexdigest()[:16]}"
-    return value if isinstance(value, str | int | float | bool | dict | list | None) else str(value)
+    return value if isinstance(value, str | int | float | bool | dict | list | None) else _plainly(value)

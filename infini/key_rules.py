@@ -8,6 +8,7 @@ limit.
 from typing import Any
 
 from django.db import models
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from infini.errors import Invalid
@@ -30,13 +31,24 @@ def checked_scopes(scopes: dict[str, Any]) -> dict[str, Any]:
     unknown = set(scopes) - {"use", "models"}
     use, names = scopes.get("use", Use.ALL), scopes.get("models") or []
     if unknown:
-        raise Invalid(f"A key has no scope {', '.join(sorted(unknown))}.", fields={"scopes": ["Unknown."]})
+        raise Invalid(
+            gettext("A key has no scope %(names)s.") % {"names": ", ".join(sorted(unknown))},
+            fields={"scopes": [gettext("Unknown.")]},
+        )
     if use not in Use.values:
-        raise Invalid(f"A key's use is one of {', '.join(Use.values)}.", fields={"use": ["Not one of them."]})
+        raise Invalid(
+            gettext("A key's use is one of %(names)s.") % {"names": ", ".join(Use.values)},
+            fields={"use": [gettext("Not one of them.")]},
+        )
     if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
-        raise Invalid("A key's models are a list of names.", fields={"models": ["Not a list of names."]})
+        raise Invalid(
+            gettext("A key's models are a list of names."), fields={"models": [gettext("Not a list of names.")]}
+        )
     if len(names) > MODELS_MOST:
-        raise Invalid(f"A key names at most {MODELS_MOST} models.", fields={"models": ["Too many."]})
+        raise Invalid(
+            gettext("A key names at most %(models_most)s models.") % {"models_most": MODELS_MOST},
+            fields={"models": [gettext("Too many.")]},
+        )
     short: dict[str, Any] = {} if use == Use.ALL else {"use": str(use)}
     return short | ({"models": sorted({name.strip() for name in names})} if names else {})
 
@@ -45,11 +57,17 @@ def checked_limits(limits: dict[str, Any]) -> dict[str, int]:
     """``limits`` without the empty ones; raises Invalid for a name or number that is none."""
     unknown = set(limits) - set(LIMITS)
     if unknown:
-        raise Invalid(f"A key has no limit {', '.join(sorted(unknown))}.", fields={"limits": ["Unknown."]})
+        raise Invalid(
+            gettext("A key has no limit %(names)s.") % {"names": ", ".join(sorted(unknown))},
+            fields={"limits": [gettext("Unknown.")]},
+        )
     kept = {name: value for name, value in limits.items() if value not in (None, "")}
     for name, value in kept.items():
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LIMIT_MOST:
-            raise Invalid(f"{name} must be a whole number from 1 on.", fields={name: ["A whole number from 1 on."]})
+            raise Invalid(
+                gettext("%(name)s must be a whole number from 1 on.") % {"name": name},
+                fields={name: [gettext("A whole number from 1 on.")]},
+            )
     return kept
 
 

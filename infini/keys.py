@@ -7,6 +7,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from infini import events, secrets
 from infini.errors import Invalid
@@ -89,5 +90,5 @@ def digest_of(text: str) -> str:
 
 def _checked_name(name: str) -> str:
     if not name.strip():
-        raise Invalid("A key needs a name.", fields={"name": ["Say what the key is for."]})
+        raise Invalid(_("A key needs a name."), fields={"name": [_("Say what the key is for.")]})
     return name.strip()

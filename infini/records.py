@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from django.db import IntegrityError, models, transaction
 from django.db.models import F, ProtectedError, RestrictedError
+from django.utils.translation import gettext as _
 
 from infini import events
 from infini.errors import Conflict, NotFound, StaleVersion
@@ -41,10 +42,11 @@ def change(
     with _integrity_as_conflict(row), transaction.atomic():
         before = model._default_manager.filter(pk=row.pk).first()
         if before is None:
-            raise NotFound(f"This {row._meta.verbose_name} no longer exists.")
+            raise NotFound(_("This %(kind)s no longer exists.") % {"kind": row._meta.verbose_name})
         if version is not None and before.version != version:
             raise StaleVersion(
-                f"{before} was changed meanwhile (version {before.version}, you edited {version}). Load it again."
+                _("%(before)s was changed meanwhile (version %(version)s, you edited %(edited)s). Load it again.")
+                % {"before": before, "version": before.version, "edited": version}
             )
         changes = events.difference(before, row, wanted)
         if changes:
@@ -77,8 +79,10 @@ def remove(row: M, *, by: events.Actor) -> None:
     except (ProtectedError, RestrictedError) as error:
         objects = error.protected_objects if isinstance(error, ProtectedError) else error.restricted_objects
         users = sorted({f"{o._meta.verbose_name} {o}" for o in objects})
-        more = f" and {len(users) - 5} more" if len(users) > 5 else ""
-        raise Conflict(f"{row} is still used by {', '.join(users[:5])}{more}.") from None
+        more = _(" and %(n)s more") % {"n": len(users) - 5} if len(users) > 5 else ""
+        raise Conflict(
+            _("%(row)s is still used by %(users)s%(more)s.") % {"row": row, "users": ", ".join(users[:5]), "more": more}
+        ) from None
 
 
 class _integrity_as_conflict:
@@ -93,4 +97,6 @@ class _integrity_as_conflict:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, IntegrityError):
             what = f"{self.row._meta.verbose_name} {self.row}"
-            raise Conflict(f"{what}: its name is already taken, or what it refers to is gone.") from None
+            raise Conflict(
+                _("%(what)s: its name is already taken, or what it refers to is gone.") % {"what": what}
+            ) from None

@@ -5,9 +5,11 @@ from typing import Any
 from django.apps import AppConfig
 from django.contrib.auth.management import create_permissions
 from django.contrib.auth.models import Group, Permission
+from django.utils.translation import gettext_lazy as _
 
 VIEWER, OPERATOR, ADMINISTRATOR = "viewer", "operator", "administrator"
 ROLES = (VIEWER, OPERATOR, ADMINISTRATOR)
+WORDS = {VIEWER: _("viewer"), OPERATOR: _("operator"), ADMINISTRATOR: _("administrator")}
 
 _OWN_APPS = ("inventory", "deployments", "chat", "scheduler")
 # Somebody else's keys and chats are nobody's to read; recordings, users and where alerts go are an administrator's.
@@ -35,7 +37,7 @@ def role_may(role: str, permission: Permission) -> bool:
     return codename.startswith("view_") or codename == "use_chat"
 
 
-def grant_permissions(sender: AppConfig, **_: Any) -> None:
+def grant_permissions(sender: AppConfig, **options: Any) -> None:
     """Give each group what the table says, and take what it does not. Runs after every migrate; safe to repeat."""
     create_permissions(sender, verbosity=0)  # ours may run before Django's own receiver does it
     permissions = list(Permission.objects.select_related("content_type"))

@@ -11,6 +11,7 @@ from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
+from django.utils import translation
 
 from infini.bodies import Asgi, Receive, Scope, Send
 from infini.key_rules import Use, use_of
@@ -28,7 +29,8 @@ def admitted(inner: Asgi) -> Asgi:
         if user is None:
             await refuse(scope, receive, send)
         else:
-            await inner({**scope, "user": user}, receive, send)
+            with translation.override(user.language or translation.get_language_from_request(_request(scope))):
+                await inner({**scope, "user": user}, receive, send)
 
     return app
 

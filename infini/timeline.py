@@ -3,9 +3,11 @@
 from typing import Any
 
 from django.db.models import Model, Q, QuerySet
+from django.utils.translation import gettext
 
 from infini.display import ABSENT, url_or_none
 from infini.models import Event
+from infini.said import said
 
 # Whose permission an event about people, their keys and where alerts go takes; their own is everybody's.
 _GUARDED = {
@@ -67,10 +69,10 @@ def subject_url(event: Event) -> str | None:
 def event_text(event: Event) -> str:
     """What it says beyond its kind: ``column: old → new`` of each difference, other facts as they are."""
     if event.kind.endswith((".created", ".changed")):
-        said = ((name, _difference(*pair)) for name, pair in event.data.items() if _is_pair(pair))
+        told = ((name, _difference(*pair)) for name, pair in event.data.items() if _is_pair(pair))
     else:
-        said = ((name, _fact(fact)) for name, fact in event.data.items())
-    return "; ".join(f"{name}: {text}" for name, text in said if text and name not in _UNSAID)
+        told = ((name, _fact(fact)) for name, fact in event.data.items())
+    return "; ".join(f"{gettext(name)}: {said(text)}" for name, text in told if text and name not in _UNSAID)
 
 
 def _is_pair(value: Any) -> bool:

@@ -7,6 +7,7 @@ import pyotp
 import segno
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from infini import events
 from infini.errors import Conflict, Invalid
@@ -40,7 +41,7 @@ def turn_on(user: User, *, secret: str, code: str, by: events.Actor) -> list[str
     """
     step = _matching_step(secret, code, after=0)
     if step is None:
-        text = "This is not the code your app shows now. Check the time on both devices."
+        text = gettext("This is not the code your app shows now. Check the time on both devices.")
         raise Invalid(text, fields={"code": [text]})
     codes = [_recovery_code() for _ in range(RECOVERY_CODES)]
     with transaction.atomic():
@@ -48,7 +49,7 @@ def turn_on(user: User, *, secret: str, code: str, by: events.Actor) -> list[str
             totp_secret=secret, totp_step=step, recovery_digests=[_digest(c) for c in codes]
         )
         if not done:
-            raise Conflict("Two-step login is on already.")
+            raise Conflict(gettext("Two-step login is on already."))
         events.record("user.two_step_on", user, by=by)
     return codes
 

@@ -5,6 +5,7 @@ from typing import Any
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect
+from django.utils.translation import gettext as _
 from django.views import defaults
 from django.views.csrf import csrf_failure as django_csrf_failure
 from django.views.decorators.http import require_safe
@@ -55,26 +56,28 @@ def _speaks_json(request: HttpRequest) -> bool:
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     if _speaks_json(request):
-        error = Forbidden(f"The request's CSRF token or origin is not right: {reason}", code="csrf_failed")
+        error = Forbidden(
+            _("The request's CSRF token or origin is not right: %(reason)s") % {"reason": reason}, code="csrf_failed"
+        )
         return JsonResponse(error.as_json(), status=403)
     return django_csrf_failure(request, reason=reason)
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _speaks_json(request):
-        return JsonResponse(NotFound("There is nothing at this path.").as_json(), status=404)
+        return JsonResponse(NotFound(_("There is nothing at this path.")).as_json(), status=404)
     return defaults.page_not_found(request, exception)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _speaks_json(request):
-        error = InfiniError("The request cannot be read.", code="bad_request")
+        error = InfiniError(_("The request cannot be read."), code="bad_request")
         return JsonResponse(error.as_json(), status=400)
     return defaults.bad_request(request, exception)
 
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
     if _speaks_json(request):
-        error = InfiniError("Something went wrong on our side; the site's log tells more.", code="internal")
+        error = InfiniError(_("Something went wrong on our side; the site's log tells more."), code="internal")
         return JsonResponse(error.as_json(), status=500)
     return defaults.server_error(request)

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import aiohttp
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from infini.errors import Unavailable
 from inventory.models import Server
@@ -111,19 +112,28 @@ class AgentClient:
         try:
             return await asyncio.wait_for(self._exchange(ask), limit)
         except TimeoutError:
-            raise AgentUnreachable(f"The agent on {name} did not answer within {limit:g} s.") from None
+            raise AgentUnreachable(
+                gettext_noop("The agent on %(name)s did not answer within %(limit)g s.")
+                % {"name": name, "limit": limit}
+            ) from None
         except aiohttp.ServerFingerprintMismatch:
             raise AgentRefusesToken(
-                f"The agent on {name} shows another certificate than the pinned one.", code="agent_certificate_changed"
+                gettext_noop("The agent on %(name)s shows another certificate than the pinned one.") % {"name": name},
+                code="agent_certificate_changed",
             ) from None
         except aiohttp.ClientConnectorError as error:
             # The event loop puts its own words and an address into strerror; the number has the plain ones.
             number = error.os_error.errno
-            reason = os.strerror(number) if number and number > 0 else "its name cannot be resolved"
+            reason = os.strerror(number) if number and number > 0 else gettext_noop("its name cannot be resolved")
             where = f"{ask.address.host}:{ask.address.port}"
-            raise AgentUnreachable(f"The agent on {name} cannot be reached at {where}: {reason}.") from None
+            raise AgentUnreachable(
+                gettext_noop("The agent on %(name)s cannot be reached at %(where)s: %(reason)s.")
+                % {"name": name, "where": where, "reason": reason}
+            ) from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionError):
-            raise AgentUnreachable(f"The agent on {name} closed the connection without an answer.") from None
+            raise AgentUnreachable(
+                gettext_noop("The agent on %(name)s closed the connection without an answer.") % {"name": name}
+            ) from None
         except (aiohttp.ClientError, ValueError):
             raise _nonsense(name) from None
 
@@ -145,7 +155,9 @@ class AgentClient:
 
 def _judge(name: str, status: int, raw: bytes) -> dict[str, Any]:
     if status == 401:
-        raise AgentRefusesToken(f"The agent on {name} refuses our token; enter the one it was started with.")
+        raise AgentRefusesToken(
+            gettext_noop("The agent on %(name)s refuses our token; enter the one it was started with.") % {"name": name}
+        )
     if len(raw) > ANSWER_MAX_BYTES:
         raise _nonsense(name)
     try:
@@ -164,7 +176,10 @@ def _judge(name: str, status: int, raw: bytes) -> dict[str, Any]:
 
 
 def _nonsense(name: str) -> AgentSpeaksNonsense:
-    return AgentSpeaksNonsense(f"What answers on {name} does not speak the agent's protocol; check address and port.")
+    return AgentSpeaksNonsense(
+        gettext_noop("What answers on %(name)s does not speak the agent's protocol; check address and port.")
+        % {"name": name}
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -212,6 +227,7 @@ async def _ask_all(asks: list[Ask], put: Callable[[tuple[Ask, Answer]], None]) -
             except AgentError as error:
                 put((ask, error))
             except Exception as error:  # noqa: BLE001  (the caller counts answers: each ask must give one)
-                put((ask, AgentError(f"Asking the agent on {ask.address.server_name} failed: {error!r}")))
+                why = gettext_noop("Asking the agent on %(server_name)s failed: %(error)r")
+                put((ask, AgentError(why % {"server_name": ask.address.server_name, "error": error})))
 
         await asyncio.gather(*(one(ask) for ask in asks))

@@ -5,6 +5,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import generics
@@ -177,7 +178,7 @@ class ServerCheck(APIView):
         """Ask this server now whether it can be reached."""
         results = check_servers([get_object_or_404(Server, pk=pk)], by=request.user)
         if not results:
-            raise NotFound("This server was deleted meanwhile.")
+            raise NotFound(_("This server was deleted meanwhile."))
         return Response(CheckResultSerializer(results[0]).data)
 
 
@@ -291,7 +292,7 @@ class PictureUpload(APIView):
         """Keep a PNG, JPEG, GIF or WebP picture, sent as ``file``."""
         file = request.FILES.get("file") or next(iter(request.FILES.values()), None)
         if file is None:
-            raise Invalid("No file was sent.", fields={"file": ["Send the picture as multipart form data."]})
+            raise Invalid(_("No file was sent."), fields={"file": [_("Send the picture as multipart form data.")]})
         filename = uploads.store_picture(file)
         return Response({"url": uploads.PREFIX + filename, "filename": filename}, status=201)
 

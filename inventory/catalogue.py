@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from django.db import transaction
 from django.db.models import Count, F
+from django.utils.translation import gettext as _
 
 from infini import events, records
 from infini.errors import Conflict, Invalid
@@ -17,7 +18,7 @@ def reorder_brands(orders: Mapping[int, int], *, by: events.Actor) -> None:
         brands = list(Brand.objects.select_for_update().filter(pk__in=orders))
         unknown = sorted(set(orders) - {brand.pk for brand in brands})
         if unknown:
-            text = f"There is no brand with the id {', '.join(map(str, unknown[:5]))}."
+            text = _("There is no brand with the id %(names)s.") % {"names": ", ".join(map(str, unknown[:5]))}
             raise Invalid(text, fields={"orders": [text]})
         moved = [brand for brand in brands if brand.sort_order != orders[brand.pk]]
         happened = []
@@ -34,7 +35,9 @@ def refuse_foreign_brand(card: Card, brand: Brand) -> None:
         return
     names = list(Server.objects.filter(card=card).values_list("name", flat=True)[:5])
     if names:
-        raise Conflict(f"{card} keeps its brand while servers have it: {', '.join(names)}.")
+        raise Conflict(
+            _("%(card)s keeps its brand while servers have it: %(names)s.") % {"card": card, "names": ", ".join(names)}
+        )
 
 
 def remove_environment(environment: Environment, *, by: events.Actor) -> None:
@@ -44,5 +47,8 @@ def remove_environment(environment: Environment, *, by: events.Actor) -> None:
         alone = AIModel.objects.filter(pk__in=bound).annotate(n=Count("environments")).filter(n=1)
         names = list(alone.values_list("name", flat=True)[:5])
         if names:
-            raise Conflict(f"{environment} is the only environment of {', '.join(names)}.")
+            raise Conflict(
+                _("%(environment)s is the only environment of %(names)s.")
+                % {"environment": environment, "names": ", ".join(names)}
+            )
         records.remove(environment, by=by)

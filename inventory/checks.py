@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 from icmplib import ICMPLibError, async_ping
 
 from infini import events
@@ -31,9 +32,9 @@ _resolvers = ThreadPoolExecutor(32, thread_name_prefix="resolve")
 Way = Callable[[], Coroutine[None, None, None]]
 
 _REFUSALS = {
-    errno.ECONNREFUSED: "refused the connection",
-    errno.EHOSTUNREACH: "cannot be reached: no route to the host",
-    errno.ENETUNREACH: "cannot be reached: no route to its network",
+    errno.ECONNREFUSED: gettext_noop("%(what)s %(port)s refused the connection."),
+    errno.EHOSTUNREACH: gettext_noop("%(what)s %(port)s cannot be reached: no route to the host."),
+    errno.ENETUNREACH: gettext_noop("%(what)s %(port)s cannot be reached: no route to its network."),
 }
 
 
@@ -111,9 +112,9 @@ async def _look_at(server: Server) -> _Seen:
     addresses: list[str] = []
     if settings.CHECK_PING:
         ways["icmp"] = lambda: _ping(addresses[0])
-    ways["tcp"] = lambda: _connect(addresses, server.port, "SSH port")
+    ways["tcp"] = lambda: _connect(addresses, server.port, gettext_noop("SSH port"))
     if server.agent_token:
-        ways["agent"] = lambda: _connect(addresses, server.agent_port, "Agent port")
+        ways["agent"] = lambda: _connect(addresses, server.agent_port, gettext_noop("Agent port"))
     try:
         addresses += await _resolve(server.host_ip)
         method = await _first_answer(ways)
@@ -156,7 +157,7 @@ async def _resolve(host: str) -> list[str]:
     try:
         found = await asyncio.wait_for(lookup, settings.CHECK_TIMEOUT_SECONDS)
     except (OSError, ValueError, TimeoutError):
-        raise _Silent(f"The name {host[:100]} cannot be resolved.") from None
+        raise _Silent(gettext_noop("The name %(host)s cannot be resolved.") % {"host": host[:100]}) from None
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
@@ -167,7 +168,7 @@ async def _ping(address: str) -> None:
     except (ICMPLibError, OSError):
         raise _Silent("") from None  # this process may not send echoes
     if not host.is_alive:
-        raise _Silent(f"No reply to ping within {limit:g} s.")
+        raise _Silent(gettext_noop("No reply to ping within %(limit)g s.") % {"limit": limit})
 
 
 async def _connect(addresses: list[str], port: int, what: str) -> None:
@@ -176,10 +177,13 @@ async def _connect(addresses: list[str], port: int, what: str) -> None:
         async with asyncio.timeout(limit):
             await _connect_to_any(addresses, port)
     except TimeoutError:
-        raise _Silent(f"{what} {port} did not answer within {limit:g} s.") from None
+        raise _Silent(
+            gettext_noop("%(what)s %(port)s did not answer within %(limit)g s.")
+            % {"what": what, "port": port, "limit": limit}
+        ) from None
     except OSError as error:
-        reason = _REFUSALS.get(error.errno or 0, f"cannot be reached: {error.strerror or error}")
-        raise _Silent(f"{what} {port} {reason}.") from None
+        said = _REFUSALS.get(error.errno or 0, gettext_noop("%(what)s %(port)s cannot be reached: %(why)s."))
+        raise _Silent(said % {"what": what, "port": port, "why": error.strerror or error}) from None
 
 
 async def _connect_to_any(addresses: list[str], port: int) -> None:

@@ -9,10 +9,13 @@ import logging
 from typing import Any
 
 from django.urls import re_path
+from django.utils.translation import get_language, override
+from django.utils.translation import gettext as _
 
 from infini.bodies import Receive, Scope, Send
 from infini.errors import Conflict, Forbidden, InfiniError, Invalid, NotFound
 from infini.models import User
+from infini.said import said
 from infini.sockets import identify
 from inventory.models import Server
 from inventory.ssh.errors import HostKeyChanged, HostKeyRefused
@@ -51,6 +54,7 @@ class TerminalSocket:
         self._size = (80, 24)
         self._held: list[bytes] = []  # typed before the shell was there
         self._leaving = False
+        self._language = get_language()  # a session tells from tasks of its own
 
     async def run(self) -> None:
         """From the handshake to the last frame."""
@@ -67,7 +71,7 @@ class TerminalSocket:
             self.refuse(error)
         except Exception:  # noqa: BLE001  (the edge of our code)
             logger.exception("terminal.socket_broken")
-            self.leave({"type": "error", "message": "Something went wrong on our side."}, 1011)
+            self.leave({"type": "error", "message": _("Something went wrong on our side.")}, 1011)
         finally:
             self._gone()
             looker.cancel()
@@ -80,8 +84,12 @@ class TerminalSocket:
             self._outlet.send({"type": "websocket.send", "bytes": data})
 
     def tell(self, frame: dict[str, Any]) -> None:
-        if not self._leaving:
-            self._outlet.send({"type": "websocket.send", "text": json.dumps(frame, ensure_ascii=False)})
+        if self._leaving:
+            return
+        if "message" in frame:
+            with override(self._language):
+                frame = frame | {"message": said(frame["message"])}
+        self._outlet.send({"type": "websocket.send", "text": json.dumps(frame, ensure_ascii=False)})
 
     def leave(self, frame: dict[str, Any], code: int) -> None:
         """Say the last word and close; what the client still sends is not read any more."""
@@ -138,9 +146,9 @@ class TerminalSocket:
             taken = sum(map(len, self._held)) + len(data) <= HELD_INPUT_BYTES
             self._held.append(data)
         else:
-            raise Invalid("Connect to a shell first; there is none to type into.")
+            raise Invalid(_("Connect to a shell first; there is none to type into."))
         if not taken:
-            raise Invalid("More was typed than the shell takes in; send large pastes in pieces.")
+            raise Invalid(_("More was typed than the shell takes in; send large pastes in pieces."))
 
     async def _control(self, frame: dict[str, Any]) -> None:
         kind, session = frame["type"], self._session
@@ -161,7 +169,7 @@ class TerminalSocket:
         elif kind == "disconnect":
             self._disconnect()
         else:
-            raise Invalid("Unknown frame; docs/terminal-protocol.md lists them.")
+            raise Invalid(_("Unknown frame; docs/terminal-protocol.md lists them."))
 
     def _disconnect(self) -> None:
         session = self._session
@@ -174,7 +182,7 @@ class TerminalSocket:
 
     async def _connect(self, frame: dict[str, Any]) -> None:
         if self._session or self._opening:
-            raise Invalid("This socket has its terminal already; open another one for another terminal.")
+            raise Invalid(_("This socket has its terminal already; open another one for another terminal."))
         self._size = _size({"cols": 80, "rows": 24} | frame)
         if frame.get("session") is not None:
             await self._resume(_text(frame, "session", 64), _optional_number(frame, "offset"))
@@ -196,7 +204,7 @@ class TerminalSocket:
             return
         except Exception:  # noqa: BLE001  (the edge of our code)
             logger.exception("terminal.open_failed")
-            self.leave({"type": "error", "message": "Something went wrong on our side."}, 1011)
+            self.leave({"type": "error", "message": _("Something went wrong on our side.")}, 1011)
             return
         registry.add(session)
         if self._leaving:
@@ -227,7 +235,7 @@ class TerminalSocket:
         if session is None or session.server_id != self.server_id:
             raise await registry.in_thread(_why_gone, key, None)
         if not self.manages and not session.shared:
-            raise Forbidden("Its owner does not share this terminal.")
+            raise Forbidden(_("Its owner does not share this terminal."))
         self._session, self._observing = session, True
         place = {"session": session.key, "reused": True, "offset": session.buffer.start}
         self.tell({"type": "observing", **place, "cols": session.cols, "rows": session.rows, "user": session.user_name})
@@ -245,9 +253,12 @@ def _admitted(scope: Scope, server_id: int) -> bool:
     """Whether this person manages terminals; raises Forbidden or NotFound."""
     user = identify(scope)
     if user is None or not user.has_perm(registry.PERMISSION):
-        raise Forbidden(f"Your role does not allow opening terminals; the missing permission is {registry.PERMISSION}.")
+        raise Forbidden(
+            _("Your role does not allow opening terminals; the missing permission is %(permission)s.")
+            % {"permission": registry.PERMISSION}
+        )
     if not Server.objects.filter(pk=server_id).exists():
-        raise NotFound("There is no such server.")
+        raise NotFound(_("There is no such server."))
     return user.has_perm(MANAGE)
 
 
@@ -257,12 +268,13 @@ def _why_gone(key: str, user_id: int | None) -> NotFound:
     found = TerminalSession.objects.filter(key=key)
     row = found.filter(user=user_id).first() if user_id else found.first()
     if row is None:
-        return NotFound("There is no such terminal.", code="session_unknown")
+        return NotFound(_("There is no such terminal."), code="session_unknown")
     if row.ended_at is None:
-        return NotFound("Another web process holds this terminal.", code="session_elsewhere")
-    told = {Ending.RESTARTED: "The site was restarted, and this terminal ended with it."}
+        return NotFound(_("Another web process holds this terminal."), code="session_elsewhere")
+    told = {Ending.RESTARTED: _("The site was restarted, and this terminal ended with it.")}
     return NotFound(
-        told.get(Ending(row.ending), f"This terminal is over: {row.get_ending_display()}."), code="session_over"
+        told.get(Ending(row.ending), _("This terminal is over: %(what)s.") % {"what": row.get_ending_display()}),
+        code="session_over",
     )
 
 
@@ -272,14 +284,17 @@ def _frame(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         frame = None
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
-        raise Invalid('A text frame is JSON, {"type": ...}; what is typed goes in binary frames.')
+        raise Invalid(_('A text frame is JSON, {"type": ...}; what is typed goes in binary frames.'))
     return frame
 
 
 def _number(frame: dict[str, Any], name: str, least: int, most: int) -> int:
     value = frame.get(name)
     if type(value) is not int or not least <= value <= most:
-        raise Invalid(f"{name} must be a whole number from {least} to {most}.")
+        raise Invalid(
+            _("%(name)s must be a whole number from %(least)s to %(most)s.")
+            % {"name": name, "least": least, "most": most}
+        )
     return value
 
 
@@ -296,7 +311,7 @@ def _text(frame: dict[str, Any], name: str, most: int) -> str:
     if value is None:
         return ""
     if not isinstance(value, str) or len(value) > most or "\0" in value:
-        raise Invalid(f"{name} must be a text of at most {most} characters.")
+        raise Invalid(_("%(name)s must be a text of at most %(most)s characters.") % {"name": name, "most": most})
     return value
 
 

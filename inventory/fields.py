@@ -5,6 +5,7 @@ import unicodedata
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -18,7 +19,7 @@ class NameField(serializers.CharField):
     def to_internal_value(self, data: Any) -> str:
         text = super().to_internal_value(data)
         if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in text):
-            raise serializers.ValidationError("A name is one line of text.")
+            raise serializers.ValidationError(_("A name is one line of text."))
         return text
 
 
@@ -36,7 +37,9 @@ class FigureField(serializers.FloatField):
         except OverflowError:
             figure = math.inf
         if not math.isfinite(figure) or figure <= 0:
-            raise serializers.ValidationError("A figure is a finite number above zero; null when it is not published.")
+            raise serializers.ValidationError(
+                _("A figure is a finite number above zero; null when it is not published.")
+            )
         return figure
 
 
@@ -54,7 +57,7 @@ class LogoField(serializers.CharField):
             address = urlsplit("broken:")
         known = address.scheme in ("http", "https") or (not address.scheme and not address.netloc)
         if not known or "\\" in text or not text.isprintable():
-            raise serializers.ValidationError("A logo is a path on this site or an http(s) address.")
+            raise serializers.ValidationError(_("A logo is a path on this site or an http(s) address."))
         return text
 
 
@@ -90,7 +93,7 @@ class EnvironmentField(serializers.RelatedField):
         else:
             found = IdField(queryset=self.get_queryset()).to_internal_value(data)
         if found is None:
-            raise serializers.ValidationError("There is no environment of this name.")
+            raise serializers.ValidationError(_("There is no environment of this name."))
         return found
 
     def to_representation(self, value: Environment) -> str:

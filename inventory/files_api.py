@@ -5,6 +5,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -29,7 +30,7 @@ class PathQuery(serializers.Serializer):
 
     def validate_path(self, path: str) -> str:
         if "\0" in path:
-            raise serializers.ValidationError("A path has no zero byte.")
+            raise serializers.ValidationError(_("A path has no zero byte."))
         return path
 
 
@@ -69,7 +70,7 @@ class _Bytes(BaseParser):
     def parse(self, stream: Any, media_type: str | None = None, parser_context: dict | None = None) -> bytes:
         data: bytes = stream.read(PIECE_BYTES + 1)
         if len(data) > PIECE_BYTES:
-            raise TooLarge(f"A piece has at most {PIECE_BYTES} bytes.")
+            raise TooLarge(_("A piece has at most %(piece_bytes)s bytes.") % {"piece_bytes": PIECE_BYTES})
         return data
 
 

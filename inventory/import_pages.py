@@ -66,14 +66,14 @@ def _text(request: HttpRequest) -> str:
     if file is None:
         return request.POST.get("text", "")
     if file.size > MAX_BYTES:
-        raise Invalid(f"The file is larger than {MAX_BYTES // 1024} KiB.")
+        raise Invalid(_("The file is larger than %(n)s KiB.") % {"n": MAX_BYTES // 1024})
     raw = file.read()
     for encoding in ("utf-8-sig", "gb18030"):  # what spreadsheets in China write when they do not write UTF-8
         try:
             return str(raw.decode(encoding))
         except UnicodeDecodeError:
             continue
-    raise Invalid("The file is no text in UTF-8.")
+    raise Invalid(_("The file is no text in UTF-8."))
 
 
 def _preview(table: Table, columns: list[str], lines: list[Line]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
 from rest_framework.request import Request
@@ -127,7 +128,7 @@ class _Many(APIView):
         servers = list(Server.objects.filter(pk__in=ids))
         missing = sorted(ids - {server.pk for server in servers})
         if missing:
-            text = f"There are no servers with these ids: {', '.join(map(str, missing[:20]))}."
+            text = _("There are no servers with these ids: %(names)s.") % {"names": ", ".join(map(str, missing[:20]))}
             raise Invalid(text, fields={"server_ids": [text]})
         begun = ask_for(servers, self.kind, by=request.user, dry_run=asked.validated_data["dry_run"])
         refused = [{"server_id": pk, "reason": reason} for pk, reason in begun.refused.items()]
@@ -169,7 +170,7 @@ class InstallationList(generics.ListAPIView):
         server_id, batch = (self.request.query_params.get(name) for name in ("server_id", "batch"))
         if server_id is not None:
             if not server_id.isascii() or not server_id.isdigit() or len(server_id) > 18:
-                raise Invalid("server_id is a number.", fields={"server_id": ["Not a number."]})
+                raise Invalid(_("server_id is a number."), fields={"server_id": [_("Not a number.")]})
             rows = rows.filter(server=int(server_id))
         return rows.filter(batch=batch) if batch is not None else rows
 
@@ -190,7 +191,7 @@ class InstallationRetry(APIView):
         """Once more from the first step; what is right already stays as it is."""
         row = get_object_or_404(Installation, pk=pk)
         if not retry([row], by=request.user):
-            raise Conflict("It has not failed, its server is gone, or another one is open there.")
+            raise Conflict(_("It has not failed, its server is gone, or another one is open there."))
         return _now(row)
 
 
@@ -202,7 +203,7 @@ class InstallationCancel(APIView):
         """End it as soon as its step can be left; what was done stays."""
         row = get_object_or_404(Installation, pk=pk)
         if not cancel([row], by=request.user):
-            raise Conflict("It is over already.")
+            raise Conflict(_("It is over already."))
         return _now(row)
 
 

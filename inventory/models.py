@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Lower
 from django.utils import timezone
+from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
 from infini.fields import EncryptedTextField
@@ -56,7 +57,8 @@ class Brand(Versioned):
         constraints = [models.UniqueConstraint(Lower("name"), name="brand_name_unique")]
 
     def __str__(self) -> str:
-        return self.name
+        """As its reader calls it."""
+        return (self.name_zh if (get_language() or "").startswith("zh") else "") or self.name
 
 
 def _figure(label: "StrOrPromise") -> models.FloatField:

@@ -29,7 +29,7 @@ def terminal_page(request: HttpRequest) -> HttpResponse:
     server_id, service_id = _number(request, "server"), _number(request, "service")
     server = Server.objects.only("name", "username").filter(pk=server_id).first() if server_id else None
     if server_id and server is None:
-        raise Http404("There is no such server.")
+        raise Http404(_("There is no such server."))
     found = surroundings_of(service_id, server.pk) if server and service_id else None
     observed = request.GET.get("observe", "")[:64]
     own = bool(observed) and TerminalSession.objects.filter(key=observed, user=user).exists()

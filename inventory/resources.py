@@ -12,6 +12,7 @@ from typing import Any
 from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from infini.errors import InfiniError
 from inventory.agents import AgentAddress, AgentError, Ask, ask_each
@@ -67,7 +68,7 @@ def _resources(server: Server, answers: dict[Any, dict[str, Any] | AgentError]) 
     answer = answers.get(server.pk)
     if answer is None:
         return _nothing(
-            server, "This server has no agent access, nor SSH access; enter its agent's token or an account."
+            server, gettext("This server has no agent access, nor SSH access; enter its agent's token or an account.")
         )
     if isinstance(answer, AgentError):
         return _nothing(server, answer.message)
@@ -75,7 +76,10 @@ def _resources(server: Server, answers: dict[Any, dict[str, Any] | AgentError]) 
     told = _object(host.get("errors"))
     figures: dict[str, Any] = {metric: _percent(host.get(metric)) for metric in METRICS}
     missing = [metric for metric, figure in figures.items() if figure is None]
-    errors = {metric: str(told.get(metric) or "The agent gave no figure; ask again in a moment.") for metric in missing}
+    errors = {
+        metric: str(told.get(metric) or gettext("The agent gave no figure; ask again in a moment."))
+        for metric in missing
+    }
     devices = answer.get("devices")
     accelerators = devices if isinstance(devices, list) else []
     return Resources(server.pk, **figures, accelerators=accelerators, errors=errors, observed_at=timezone.now())
@@ -127,7 +131,10 @@ class _measuring:
         spent = (timezone.now() - self._began).total_seconds()
         wait(self._running, timeout=max(0.0, ANSWER_WITHIN_SECONDS - spent))
         for future, server in self._running.items():
-            late = InfiniError(f"{server.name} did not answer over SSH within {ANSWER_WITHIN_SECONDS:g} s.")
+            late = InfiniError(
+                gettext("%(name)s did not answer over SSH within %(n)g s.")
+                % {"name": server.name, "n": ANSWER_WITHIN_SECONDS}
+            )
             self._measured[server.pk] = future.result() if future.done() else late
         self._pool.shutdown(wait=False, cancel_futures=True)
 

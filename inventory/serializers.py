@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.core.validators import URLValidator
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
 from infini.api import VersionedSerializer
@@ -19,7 +20,7 @@ class NamedSerializer(VersionedSerializer):
         if self.instance:
             others = others.exclude(pk=self.instance.pk)
         if others.exists():
-            raise serializers.ValidationError("This name is already taken.")
+            raise serializers.ValidationError(_("This name is already taken."))
         return name
 
 
@@ -75,7 +76,7 @@ class BrandOrderSerializer(serializers.Serializer):
 
     def validate_orders(self, orders: list[dict]) -> list[dict]:
         if len({order["id"] for order in orders}) < len(orders):
-            raise serializers.ValidationError("Each brand stands in the list once.")
+            raise serializers.ValidationError(_("Each brand stands in the list once."))
         return orders
 
 
@@ -130,7 +131,7 @@ class CardSerializer(VersionedSerializer):
     def validate(self, values: dict) -> dict:
         place: Brand | None = self.context.get("brand")
         if place and values.setdefault("brand", place) != place:
-            raise serializers.ValidationError({"brand_id": ["This path belongs to another brand."]})
+            raise serializers.ValidationError({"brand_id": [_("This path belongs to another brand.")]})
         if self.instance:
             catalogue.refuse_foreign_brand(self.instance, values.get("brand", self.instance.brand))
         self._refuse_double(values)
@@ -144,7 +145,7 @@ class CardSerializer(VersionedSerializer):
         if self.instance:
             others = others.exclude(pk=self.instance.pk)
         if others.exists():
-            text = "This brand has a card of this name and variant already."
+            text = _("This brand has a card of this name and variant already.")
             raise serializers.ValidationError({"name": [text]})
 
 

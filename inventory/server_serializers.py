@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from django.utils.translation import gettext as _
 from rest_framework import serializers
 
-from infini.api import SecretField
+from infini.api import SaidField, SecretField
 from infini.errors import InfiniError
 from inventory import servers
 from inventory.fields import EnvironmentField, IdField, LabelsField, NameField
@@ -66,6 +67,7 @@ class ServerSerializer(NamedSerializer):
     private_key_set = serializers.BooleanField(read_only=True)
     passphrase_set = serializers.BooleanField(read_only=True)
     agent_token_set = serializers.BooleanField(read_only=True)
+    check_error, agent_error = SaidField(), SaidField()
     status = serializers.CharField(read_only=True, help_text="online, offline or unknown; derived.")
 
     class Meta:
@@ -103,7 +105,9 @@ class ServerSerializer(NamedSerializer):
         if "environment_id" in values:
             by_id = values.pop("environment_id")
             if values.setdefault("environment", by_id) != by_id:
-                raise serializers.ValidationError({"environment_id": ["This is another environment than the named."]})
+                raise serializers.ValidationError(
+                    {"environment_id": [_("This is another environment than the named.")]}
+                )
 
     def _settle_brand(self, values: dict) -> None:
         if "brand" not in values and "card" not in values:

@@ -7,6 +7,8 @@ from io import StringIO
 import paramiko
 from cryptography import x509
 from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from infini.errors import Invalid
 from inventory.models import Brand, Card, Server
@@ -35,11 +37,11 @@ def check_host(host: str) -> str:
     labels = host.rstrip(".").split(".")
     named = all(_HOST_LABEL.fullmatch(label) for label in labels) and not labels[-1].isdigit()
     if not named or len(host) > 253:
-        raise Invalid("This is neither an IP address nor a host name.", fields={"host_ip": [_HOST_HELP]})
+        raise Invalid(_("This is neither an IP address nor a host name."), fields={"host_ip": [str(_HOST_HELP)]})
     return host
 
 
-_HOST_HELP = "Enter an IP address or a host name, without port or scheme."
+_HOST_HELP = gettext_lazy("Enter an IP address or a host name, without port or scheme.")
 
 
 def parse_private_key(text: str, passphrase: str) -> paramiko.PKey:
@@ -60,21 +62,21 @@ def check_private_key(text: str, passphrase: str, *, field: str = "private_key")
     try:
         parse_private_key(key, passphrase)
     except paramiko.PasswordRequiredException:
-        raise Invalid("The private key needs its passphrase.", fields={field: [_NEEDS_PASSPHRASE]}) from None
+        raise Invalid(_("The private key needs its passphrase."), fields={field: [str(_NEEDS_PASSPHRASE)]}) from None
     except paramiko.SSHException:
-        raise Invalid("The private key cannot be used.", fields={field: [_UNUSABLE_KEY]}) from None
+        raise Invalid(_("The private key cannot be used."), fields={field: [str(_UNUSABLE_KEY)]}) from None
     return key
 
 
-_NEEDS_PASSPHRASE = "This key is encrypted: give its passphrase too."
-_UNUSABLE_KEY = "This is no Ed25519, ECDSA or RSA private key, or the passphrase does not open it."
+_NEEDS_PASSPHRASE = gettext_lazy("This key is encrypted: give its passphrase too.")
+_UNUSABLE_KEY = gettext_lazy("This is no Ed25519, ECDSA or RSA private key, or the passphrase does not open it.")
 
 
 def check_agent_token(token: str) -> str:
     """``token`` when it can travel in an HTTP header; raises Invalid."""
     if not _PRINTABLE.fullmatch(token):
-        text = "A token is made of printable ASCII characters, without spaces."
-        raise Invalid("The agent token cannot be used.", fields={"agent_token": [text]})
+        text = _("A token is made of printable ASCII characters, without spaces.")
+        raise Invalid(_("The agent token cannot be used."), fields={"agent_token": [text]})
     return token
 
 
@@ -84,7 +86,7 @@ def check_certificate(pem: str) -> str:
         try:
             x509.load_pem_x509_certificate(pem.encode())
         except ValueError:
-            text = "This is no certificate in PEM form."
+            text = _("This is no certificate in PEM form.")
             raise Invalid(text, fields={"agent_certificate": [text]}) from None
     return pem
 
@@ -99,14 +101,17 @@ def check_labels(labels: object) -> dict[str, str]:
 
 def _label_problem(labels: object) -> str:
     if not isinstance(labels, dict) or not all(isinstance(text, str) for text in labels.values()):
-        return "Labels are an object of names and strings."
+        return _("Labels are an object of names and strings.")
     if len(labels) > _MAX_LABELS:
-        return f"At most {_MAX_LABELS} labels."
+        return _("At most %(n)s labels.") % {"n": _MAX_LABELS}
     for name, text in labels.items():
         if not 0 < len(name.strip()) <= _MAX_LABEL_NAME or len(text) > _MAX_LABEL_TEXT:
-            return f"A label's name has 1 to {_MAX_LABEL_NAME} characters, its text at most {_MAX_LABEL_TEXT}."
+            return _("A label's name has 1 to %(name)s characters, its text at most %(text)s.") % {
+                "name": _MAX_LABEL_NAME,
+                "text": _MAX_LABEL_TEXT,
+            }
         if not (name + text).isprintable():
-            return "Labels are made of printable characters."
+            return _("Labels are made of printable characters.")
     return ""
 
 
@@ -121,9 +126,9 @@ def check_jump(server: Server | None, jump: Server | None) -> Server | None:
     while at is not None:
         hops += 1
         if at.pk in seen:
-            raise _no_jump("The way over this jump host leads back to the server itself.")
+            raise _no_jump(_("The way over this jump host leads back to the server itself."))
         if hops > MOST_JUMPS:
-            raise _no_jump(f"A server is reached over at most {MOST_JUMPS} jump hosts.")
+            raise _no_jump(_("A server is reached over at most %(n)s jump hosts.") % {"n": MOST_JUMPS})
         seen.append(at.pk)
         at = Server.objects.only("name", "jump").filter(pk=at.jump_id).first() if at.jump_id else None
     return jump
@@ -138,6 +143,6 @@ def brand_for(*, brand: Brand | None, card: Card | None, brand_given: bool) -> B
     if card is None:
         return brand
     if brand_given and brand != card.brand:
-        text = f"The card {card} is of the brand {card.brand}."
+        text = _("The card %(card)s is of the brand %(brand)s.") % {"card": card, "brand": card.brand}
         raise Invalid(text, fields={"brand_id": [text]})
     return card.brand

@@ -10,6 +10,7 @@ from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, ago_text, gib
+from infini.said import said
 from inventory.models import Server
 from inventory.querysets import ServerStatus, agent_silence_limit
 
@@ -71,7 +72,7 @@ def offline_reason(server: Server) -> str:
     heard = max((at for at in (server.agent_seen_at,) if at), default=None)
     reason = server.agent_error or server.check_error
     since = _("No answer since %(when)s.") % {"when": ago_text(heard)} if heard else _("It never answered.")
-    return f"{since} {reason}".strip()
+    return f"{since} {said(reason)}".strip()
 
 
 def agent_is_fresh(server: Server) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
@@ -64,7 +65,7 @@ class TerminalList(generics.ListAPIView):
     def get_queryset(self) -> QuerySet[TerminalSession]:
         state = self.request.query_params.get("state", "open")
         if state not in ("open", "ended"):
-            raise Invalid("state is open or ended.", fields={"state": ["One of: open, ended."]})
+            raise Invalid(_("state is open or ended."), fields={"state": [_("One of: open, ended.")]})
         if state == "open" and not getattr(self, "swagger_fake_view", False):
             rows.end_forgotten()
         return sessions_for(self.request.user).filter(ended_at__isnull=state == "open")
@@ -83,7 +84,7 @@ class TerminalDetail(APIView):
         """End it, one's own or, for an administrator, anybody's; the shell is gone within seconds."""
         row = _session(request, key)
         if not rows.ask_to_end(row, by=request.user):
-            raise Conflict("This terminal is over already.")
+            raise Conflict(_("This terminal is over already."))
         return Response(status=202)
 
 
@@ -131,7 +132,7 @@ class RecordingDetail(generics.RetrieveDestroyAPIView):
 
     def perform_destroy(self, row: Recording) -> None:
         if row.state == RecordingState.RUNNING:
-            raise Conflict("This recording is still running; end its terminal first.")
+            raise Conflict(_("This recording is still running; end its terminal first."))
         rows.remove_recording(row, by=self.request.user)
 
 
@@ -144,7 +145,7 @@ class RecordingFile(APIView):
         row = get_object_or_404(Recording, pk=pk)
         path = recording.recordings_dir() / row.file
         if not path.exists():
-            raise NotFound("The file of this recording is not there.")
+            raise NotFound(_("The file of this recording is not there."))
         response = StreamingHttpResponse(_pieces(path), content_type="application/x-asciicast")
         response["Content-Disposition"] = f'attachment; filename="{row.file}"'
         response["Cache-Control"] = "no-store"

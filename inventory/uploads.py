@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 from PIL import Image
 
 from infini.errors import Invalid, NotFound, TooLarge, Unavailable
@@ -27,13 +28,13 @@ def store_picture(file: BinaryIO, *, field: str = "file") -> str:
     limit = settings.UPLOAD_MAX_BYTES
     content = file.read(limit + 1)
     if len(content) > limit:
-        text = f"A picture may have at most {limit / (1024 * 1024):g} MB."
+        text = _("A picture may have at most %(n)g MB.") % {"n": limit / (1024 * 1024)}
         raise TooLarge(text, fields={field: [text]})
     filename = f"{uuid.uuid4().hex}.{_extension_of(content, field)}"
     try:
         _write(settings.UPLOADS_DIR / filename, content)
     except OSError as error:
-        raise Unavailable(f"The picture cannot be stored: {error.strerror}.") from None
+        raise Unavailable(_("The picture cannot be stored: %(strerror)s.") % {"strerror": error.strerror}) from None
     return filename
 
 
@@ -55,7 +56,7 @@ def read_picture(filename: str) -> tuple[bytes, str]:
             return (settings.UPLOADS_DIR / filename).read_bytes(), CONTENT_TYPES[filename.rpartition(".")[2]]
         except OSError:
             pass
-    raise NotFound("There is no such picture.")
+    raise NotFound(_("There is no such picture."))
 
 
 def _extension_of(content: bytes, field: str) -> str:
@@ -70,7 +71,7 @@ def _extension_of(content: bytes, field: str) -> str:
     except Invalid:
         raise
     except Exception:  # noqa: BLE001  (decoders of foreign bytes fail in many ways, and each means the same)
-        text = "This is no readable PNG, JPEG, GIF or WebP picture."
+        text = _("This is no readable PNG, JPEG, GIF or WebP picture.")
         raise Invalid(text, fields={field: [text]}) from None
     return extension
 
@@ -81,7 +82,7 @@ def _open(content: bytes) -> Image.Image:
 
 def _refuse_bomb(picture: Image.Image, field: str) -> None:
     if picture.width * picture.height > _MAX_PIXELS:
-        text = f"A picture may have at most {_MAX_PIXELS // 1_000_000} million pixels."
+        text = _("A picture may have at most %(n)s million pixels.") % {"n": _MAX_PIXELS // 1_000_000}
         raise Invalid(text, fields={field: [text]})
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
@@ -127,7 +128,7 @@ class RunList(generics.ListAPIView):
         task, state = (self.request.query_params.get(name) for name in ("task_id", "state"))
         if task is not None:
             if not task.isascii() or not task.isdigit() or len(task) > 18:
-                raise Invalid("task_id must be a whole number.", fields={"task_id": ["Not a whole number."]})
+                raise Invalid(_("task_id must be a whole number."), fields={"task_id": [_("Not a whole number.")]})
             rows = rows.filter(task=int(task))
         return rows.filter(state=state) if state else rows
 
@@ -188,7 +189,7 @@ class RunOutput(APIView):
         )
         result = results.first() if results is not None else None
         if result is None:
-            raise NotFound("This run did not reach such a server.")
+            raise NotFound(_("This run did not reach such a server."))
         return downloads.one_result(run, result)
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils import timezone
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from scheduler.models import Run
 from scheduler.runs import cancelled_reason

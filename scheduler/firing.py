@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from infini import alerts
 from infini.alerts import Subject

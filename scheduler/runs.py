@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from infini import alerts, clusters, events
 from infini.alerts import Subject
@@ -59,7 +60,7 @@ def snapshot(task: Task, *, trigger: Trigger, by: events.Actor = None, fire_at: 
 def store(run: Run, aims: Sequence[targets.Aim], *, scheduled: bool = False) -> None:
     """Write the run with a result per server; one that reaches nobody has failed. Caller holds a transaction."""
     if not aims:
-        store_ended(run, RunState.FAILED, _("No server is left to run on."))
+        store_ended(run, RunState.FAILED, gettext_noop("No server is left to run on."))
         if run.task is not None:
             tell_failed(run, run.task)
         return
@@ -78,7 +79,7 @@ def _result(run: Run, aim: targets.Aim, scheduled: bool) -> RunResult:
     if aim.obstacle:
         result.state, result.reason = ResultState.FAILED, aim.obstacle
     elif scheduled and aim.maintenance:
-        result.state, result.reason = ResultState.SKIPPED, _("In maintenance: schedules leave it alone.")
+        result.state, result.reason = ResultState.SKIPPED, gettext_noop("In maintenance: schedules leave it alone.")
     if result.state != ResultState.WAITING:
         result.finished_at = timezone.now()
     return result
@@ -94,16 +95,16 @@ def close(run: Run, state: RunState, reason: str) -> None:
     task = Task.objects.filter(pk=run.task_id).first() if run.task_id else None
     if task is None or not task.notify:
         return
-    alerts.recover(AlertKind.TASK_LONG, Subject.of(task), _("%(run)s has ended.") % {"run": run})
+    alerts.recover(AlertKind.TASK_LONG, Subject.of(task), gettext_noop("%(run)s has ended.") % {"run": run})
     if state == RunState.SUCCESS:
-        alerts.recover(AlertKind.TASK_FAILED, Subject.of(task), _("%(run)s went well.") % {"run": run})
+        alerts.recover(AlertKind.TASK_FAILED, Subject.of(task), gettext_noop("%(run)s went well.") % {"run": run})
     elif state in BAD_RUNS:
         tell_failed(run, task)
 
 
 def tell_failed(run: Run, task: Task) -> None:
     if task.notify:
-        said = _("%(run)s: %(why)s") % {"run": run, "why": run.reason or run.get_state_display()}
+        said = gettext_noop("%(run)s: %(why)s") % {"run": run, "why": run.reason or run.get_state_display()}
         alerts.open_alert(AlertKind.TASK_FAILED, Subject.of(task), said)
 
 
@@ -202,7 +203,9 @@ def ask_to_cancel(rows: QuerySet[Run], *, by: events.Actor) -> int:
 
 
 def cancelled_reason(name: str) -> str:
-    return _("Cancelled by %(name)s.") % {"name": name} if name else _("Cancelled for a newer run.")
+    return (
+        gettext_noop("Cancelled by %(name)s.") % {"name": name} if name else gettext_noop("Cancelled for a newer run.")
+    )
 
 
 def _nobody() -> Invalid:

@@ -6,6 +6,7 @@ from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from infini.api import SaidField
 from inventory.fields import IdField, NameField
 from inventory.models import Server
 from scheduler import library, planning
@@ -144,7 +145,7 @@ class AimSerializer(serializers.Serializer):
     host = serializers.CharField()
     account = serializers.CharField()
     maintenance = serializers.BooleanField()
-    obstacle = serializers.CharField(help_text="Why nothing can begin there; empty when nothing is in the way.")
+    obstacle = SaidField(help_text="Why nothing can begin there; empty when nothing is in the way.")
 
 
 class RunPreviewSerializer(serializers.Serializer):
@@ -188,7 +189,7 @@ class ServerResultSerializer(serializers.Serializer):
     exit_status = serializers.IntegerField(allow_null=True)
     output = serializers.CharField()
     error = serializers.CharField(help_text="What the command wrote there, else the reason.")
-    reason = serializers.CharField()
+    reason = SaidField()
     truncated = serializers.BooleanField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
@@ -206,7 +207,7 @@ class RunResultSerializer(serializers.Serializer):
     state = _RunStateField()
     started_at = serializers.DateTimeField(allow_null=True)
     finished_at = serializers.DateTimeField(allow_null=True)
-    reason = serializers.CharField()
+    reason = SaidField()
     results = ServerResultSerializer(many=True)
 
 

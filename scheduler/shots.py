@@ -14,7 +14,7 @@ from datetime import datetime
 from django.conf import settings
 from django.db import connections
 from django.utils import timezone
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from infini.errors import InfiniError
 from inventory.ssh.access import SshAccess

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from infini.errors import Invalid
 from inventory.models import Server
@@ -79,7 +80,7 @@ def aims(named: Iterable[int], selector: str, account: str = "", *, gone: Sequen
         rows = rows.filter(pk__in=wanted)
     found = [_aim(server, account) for server in rows]
     chosen = [a for a in found if a.server_id in wanted or (terms and all(t.holds(a.labels) for t in terms))]
-    deleted = [Aim(None, name, "", "", {}, False, _("This server was deleted.")) for name in gone]
+    deleted = [Aim(None, name, "", "", {}, False, gettext_noop("This server was deleted.")) for name in gone]
     return sorted([*chosen, *deleted], key=lambda aim: aim.server_name)
 
 
@@ -89,6 +90,6 @@ def _aim(server: Any, account: str) -> Aim:
     implied |= {"brand": server.brand.name} if server.brand else {}
     labels = server.labels if isinstance(server.labels, dict) else {}
     user = account or server.username
-    obstacle = "" if server.has_secret else _("Neither password nor private key is stored for this server.")
-    obstacle = obstacle if server.username else _("No SSH account is set for this server.")
+    obstacle = "" if server.has_secret else gettext_noop("Neither password nor private key is stored for this server.")
+    obstacle = obstacle if server.username else gettext_noop("No SSH account is set for this server.")
     return Aim(server.pk, server.name, server.host_ip, user, implied | labels, server.maintenance, obstacle)

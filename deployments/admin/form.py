@@ -42,7 +42,7 @@ _STORED = "stored"
 
 
 def _preset_choices() -> list[tuple[str, Any]]:
-    return [("", _("Nothing")), *((one.key, one.name) for one in presets())]
+    return [("", _("Nothing")), *((one.key, one.shown_name) for one in presets())]
 
 
 class ServiceForm(health.HealthForm):

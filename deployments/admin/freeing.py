@@ -13,6 +13,7 @@ from django.utils.translation import gettext
 from deployments.freeing import free_devices
 from deployments.models import Instance, Service
 from infini.errors import InfiniError
+from infini.said import said
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 
@@ -38,7 +39,7 @@ def _free(admin_site: Any, request: HttpRequest, pk: int) -> HttpResponse:
                 return HttpResponseRedirect(back)
             refused = gettext("This is not %(key)s.") % {"key": instance.key}
         except InfiniError as error:
-            refused = error.message
+            refused = said(error.message)
     claims = instance.device_claims.select_related("device__server").order_by("device__index")
     context = {
         **admin_site.each_context(request),

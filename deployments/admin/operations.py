@@ -18,6 +18,7 @@ from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PagedAdmin,
 from infini.counting import count_of
 from infini.csv_export import attributes
 from infini.display import ABSENT, Chip, ago, link
+from infini.said import said
 
 
 class StateFilter(DropdownFilter):
@@ -36,7 +37,7 @@ class StateFilter(DropdownFilter):
 @admin.register(Operation)
 class OperationAdmin(PagedAdmin):
     page_template = "pages/operation.html"
-    list_display = ["named", "service_shown", "state_shown", "results_shown", "by", "started", "took", "reason"]
+    list_display = ["named", "service_shown", "state_shown", "results_shown", "by", "started", "took", "reason_shown"]
     list_display_links = ["named"]
     list_select_related = ["service", "by"]
     list_filter = [StateFilter, ("kind", ChoicesDropdownFilter)]
@@ -94,3 +95,7 @@ class OperationAdmin(PagedAdmin):
         if operation.finished_at is None:
             return ABSENT
         return f"{(operation.finished_at - operation.created_at).total_seconds():.0f} s"
+
+    @display(description=_("Reason"), ordering="reason")
+    def reason_shown(self, operation: Operation) -> str:
+        return said(operation.reason)

@@ -26,6 +26,7 @@ from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDr
 from infini.admin_verbs import CONFIRMED, Verb, confirm, do, names_of
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Chip, ago, link, links, url_or_none
+from infini.said import said
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 
@@ -100,7 +101,8 @@ def _as_form(one: Preset) -> dict[str, Any]:
     """What the form's script needs: values by the form's own field names, and what to tell about them."""
     values = one.fills()
     values |= as_fields(values.pop("probes"))
-    return {"fields": values, "note": one.note, "source": one.source, "evidence": one.evidence, "sure": one.verified}
+    told = {"note": one.shown_note, "source": one.source, "evidence": said(one.evidence), "sure": one.verified}
+    return {"fields": values, **told}
 
 
 class StandingFilter(DropdownFilter):

@@ -19,6 +19,7 @@ from deployments.unknown import described, forget_unknown, stop_unknown
 from infini.admin_base import PagedAdmin, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from infini.admin_verbs import Verb, names_of
 from infini.errors import InfiniError
+from infini.said import said
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 
@@ -100,7 +101,7 @@ class UnknownInstanceAdmin(PagedAdmin):
                 return HttpResponseRedirect(self.page_url(row))
             instance = adopt(row, by=by, service=form.cleaned_data["service"], name=form.cleaned_data["name"])
         except InfiniError as error:
-            messages.error(request, error.message)
+            messages.error(request, said(error.message))
             return HttpResponseRedirect(self.page_url(row))
         messages.success(request, gettext("Adopted: %(names)s.") % {"names": row.key})
         return HttpResponseRedirect(reverse("admin:deployments_service_page", args=[instance.placement.service_id]))

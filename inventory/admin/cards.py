@@ -93,7 +93,7 @@ class CardAdmin(RecordAdmin):
 
     @display(description=_("Card"), ordering="name", header=True)
     def named(self, card: Card) -> list[str]:
-        return [card.model or card.name, card.brand.name]
+        return [card.model or card.name, str(card.brand)]
 
     @display(description=_("Source"))
     def source(self, card: Card) -> SafeString:

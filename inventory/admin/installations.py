@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from infini.admin_base import ChoicesDropdownFilter, PagedAdmin, display
 from infini.admin_verbs import NAMES_SHOWN, Verb, names_of
 from infini.display import ABSENT, Chip, ago, link
+from infini.said import said
 from inventory import local
 from inventory.installation.asking import ask_for, cancel, retry
 from inventory.installation.release import is_older, own_release
@@ -270,7 +271,7 @@ class InstallationAdmin(PagedAdmin):
 
     @display(description=_("Reason"))
     def told(self, row: Installation) -> SafeString | str:
-        return format_html('<span class="event-data">{}</span>', row.reason) if row.reason else ABSENT
+        return format_html('<span class="event-data">{}</span>', said(row.reason)) if row.reason else ABSENT
 
     @display(description=_("Took"))
     def took(self, row: Installation) -> str:

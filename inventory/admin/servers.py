@@ -18,6 +18,7 @@ from infini.admin_verbs import Verb, names_of
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
+from infini.said import said
 from infini.timeline import events_about
 from inventory import shown
 from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
@@ -254,7 +255,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
                 if found.state == "pinned":
                     messages.success(request, gettext("%(server)s answers with its pinned key.") % {"server": server})
         except InfiniError as error:
-            messages.error(request, error.message)
+            messages.error(request, said(error.message))
         return HttpResponseRedirect(self.page_url(server))
 
     def changed_columns(self, form: Any) -> set[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import models, transaction
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from infini import events, records
@@ -63,9 +64,14 @@ def judge(table: Table, columns: Sequence[str]) -> list[Line]:
     """Raises Invalid when no column is the address or one stands twice."""
     chosen = [column for column in columns if column]
     if "host_ip" not in chosen:
-        raise Invalid("Say which column is the address.", fields={"columns": ["None of them is the address."]})
+        raise Invalid(
+            gettext("Say which column is the address."), fields={"columns": [gettext("None of them is the address.")]}
+        )
     if len(set(chosen)) < len(chosen) or set(chosen) - set(COLUMNS):
-        raise Invalid("Each field takes one column.", fields={"columns": ["A field stands twice, or is unknown."]})
+        raise Invalid(
+            gettext("Each field takes one column."),
+            fields={"columns": [gettext("A field stands twice, or is unknown.")]},
+        )
     known = _Known()
     seen: dict[str, int] = {}
     return [_judged(number, _cells(columns, cells), known, seen) for number, cells in table.rows]
@@ -82,7 +88,10 @@ def write(lines: Sequence[Line], *, by: events.Actor) -> Counter[str]:
             try:
                 _write(line, by=by)
             except InfiniError as error:
-                raise Invalid(f"Line {line.number}: {error.message} Nothing was written; look again.") from None
+                raise Invalid(
+                    gettext("Line %(number)s: %(message)s Nothing was written; look again.")
+                    % {"number": line.number, "message": error.message}
+                ) from None
             done[line.verdict] += 1
     return done
 
@@ -113,7 +122,9 @@ def _judged(number: int, cells: dict[str, str], known: _Known, seen: dict[str, i
     earlier = seen.setdefault(line.name.casefold(), number)
     if earlier != number:
         line.verdict = Verdict.DUPLICATE
-        line.problems.append(f"{line.name} stands in line {earlier} already.")
+        line.problems.append(
+            gettext("%(name)s stands in line %(earlier)s already.") % {"name": line.name, "earlier": earlier}
+        )
     elif line.server is None:
         line.verdict = Verdict.NEW
     else:
@@ -131,7 +142,7 @@ def _values(line: Line, cells: dict[str, str], known: _Known) -> dict[str, Any]:
         except InfiniError as error:
             line.problems += [told for texts in error.fields.values() for told in texts] or [error.message]
     if not line.host:
-        line.problems.append("The address is missing.")
+        line.problems.append(gettext("The address is missing."))
     elif "host_ip" in values:
         line.host = values["host_ip"]
     _settle_brand(line, values)
@@ -154,13 +165,13 @@ def _value(column: str, text: str, known: _Known) -> dict[str, Any]:
     if column == "card":
         return {column: _card(known, text)}
     if len(text) > 1000 or (column not in SECRETS and len(text) > 100):
-        raise Invalid(f"{column} is too long.")
+        raise Invalid(gettext("%(column)s is too long.") % {"column": column})
     return {column: text}
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 65535):
-        raise Invalid(f"{text} is no port; one from 1 to 65535 is needed.")
+        raise Invalid(gettext("%(text)s is no port; one from 1 to 65535 is needed.") % {"text": text})
     return int(text)
 
 
@@ -168,20 +179,24 @@ def _labels(text: str) -> dict[str, str]:
     """``rack=a1;zone=b``"""
     pairs = [part.partition("=") for part in text.replace(",", ";").split(";") if part.strip()]
     if any(not sign for _name, sign, _text in pairs):
-        raise Invalid("Labels are written as rack=a1;zone=b.")
+        raise Invalid(gettext("Labels are written as rack=a1;zone=b."))
     return {name.strip(): value.strip() for name, _sign, value in pairs}
 
 
 def _named(rows: dict[str, Any], text: str, what: str) -> Any:
     if text.casefold() not in rows:
-        raise Invalid(f"There is no {what} {text}; add it first.")
+        raise Invalid(gettext("There is no %(what)s %(text)s; add it first.") % {"what": what, "text": text})
     return rows[text.casefold()]
 
 
 def _card(known: _Known, text: str) -> Card:
     found = known.cards.get(text.casefold(), [])
     if len(found) != 1:
-        raise Invalid(f"There is no card {text}." if not found else f"More than one card is called {text}.")
+        raise Invalid(
+            gettext("There is no card %(text)s.") % {"text": text}
+            if not found
+            else gettext("More than one card is called %(text)s.") % {"text": text}
+        )
     return found[0]
 
 

@@ -4,6 +4,8 @@ import csv
 import io
 from dataclasses import dataclass
 
+from django.utils.translation import gettext
+
 from infini.errors import Invalid, TooLarge
 
 MAX_LINES = 2000
@@ -44,7 +46,7 @@ class Table:
 def read_table(text: str) -> Table:
     """Raises TooLarge, and Invalid when there is no line to read."""
     if len(text.encode()) > MAX_BYTES:
-        raise TooLarge(f"At most {MAX_BYTES // 1024} KiB can be read at once.")
+        raise TooLarge(gettext("At most %(n)s KiB can be read at once.") % {"n": MAX_BYTES // 1024})
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text), skipinitialspace=True)
     rows = []
@@ -54,13 +56,17 @@ def read_table(text: str) -> Table:
             if any(stripped) and not stripped[0].startswith("#"):
                 rows.append((reader.line_num, stripped))
     except csv.Error as error:
-        raise Invalid(f"Line {reader.line_num} cannot be read: {error}.") from None
+        raise Invalid(
+            gettext("Line %(line_num)s cannot be read: %(error)s.") % {"line_num": reader.line_num, "error": error}
+        ) from None
     if not rows:
-        raise Invalid("There is no line to read.", fields={"text": ["Paste at least one line."]})
+        raise Invalid(gettext("There is no line to read."), fields={"text": [gettext("Paste at least one line.")]})
     titled = _is_header(rows[0][1])
     body = rows[1:] if titled else rows
     if len(body) > MAX_LINES:
-        raise TooLarge(f"At most {MAX_LINES} lines at once; these are {len(body)}.")
+        raise TooLarge(
+            gettext("At most %(n)s lines at once; these are %(given)s.") % {"n": MAX_LINES, "given": len(body)}
+        )
     return Table(rows[0][1] if titled else [], body)
 
 

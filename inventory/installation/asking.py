@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from infini import events
 from infini.errors import Conflict, Invalid
@@ -102,9 +103,12 @@ def _begin(
     server: Server, kind: Kind, batch: str, *, by: events.Actor, dry_run: bool = False, stop_instances: bool = False
 ) -> Installation:
     if local.is_own(server):
-        raise Invalid(f"The agent of {server} belongs to this site, which starts, upgrades and ends it by itself.")
+        raise Invalid(
+            _("The agent of %(server)s belongs to this site, which starts, upgrades and ends it by itself.")
+            % {"server": server}
+        )
     if kind == Kind.UPGRADE and not server.agent_token:
-        raise Invalid(f"{server} has no agent that the site knows of; install it.")
+        raise Invalid(_("%(server)s has no agent that the site knows of; install it.") % {"server": server})
     row = Installation(
         batch=batch,
         server=server,
@@ -120,8 +124,11 @@ def _begin(
             row.save(force_insert=True)
     except IntegrityError:
         open_one = Installation.objects.filter(server=server, state__in=OPEN_STATES).first()
-        what = f"{open_one.get_kind_display().lower()} #{open_one.pk}" if open_one else "another one"
-        raise Conflict(f"{server} is busy with: {what}. Wait for it, or cancel it.", code="installation_open") from None
+        what = f"{open_one.get_kind_display().lower()} #{open_one.pk}" if open_one else _("another one")
+        raise Conflict(
+            _("%(server)s is busy with: %(what)s. Wait for it, or cancel it.") % {"server": server, "what": what},
+            code="installation_open",
+        ) from None
     if not dry_run:
         _event(row, "asked", by=by)
     return row

@@ -18,6 +18,7 @@ from datetime import timedelta
 
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from infini import events
 from infini.clusters import LEASE_PREFIX
@@ -163,9 +164,13 @@ class _Run:
 
     def go(self) -> None:
         if self.row.server is None:
-            return self._end(State.FAILED, "The server was deleted meanwhile.")
+            return self._end(State.FAILED, gettext_noop("The server was deleted meanwhile."))
         if self.row.attempts >= MOST_BEGINNINGS:
-            return self._end(State.FAILED, f"It was begun {self.row.attempts} times and its worker ended each time.")
+            return self._end(
+                State.FAILED,
+                gettext_noop("It was begun %(attempts)s times and its worker ended each time.")
+                % {"attempts": self.row.attempts},
+            )
         self._write(started_at=timezone.now(), attempts=self.row.attempts + 1, steps=self._reset_steps())
         self._event("begun")
         work = Work(self.row, self.row.server, self.cancelled, is_mine=lambda: self.held.has(self.pk))
@@ -189,9 +194,9 @@ class _Run:
         except Exception:
             # A fault of ours must not leave the row running for ever; what it was stands in the site's own log.
             logger.exception("installation.fault", extra={"installation": self.pk, "step": step.name})
-            outcome = Outcome(StepState.FAILED, "The site failed at this step; its log says why.")
+            outcome = Outcome(StepState.FAILED, gettext_noop("The site failed at this step; its log says why."))
         if outcome.state == StepState.FAILED and self._was_skipped():
-            outcome = Outcome(StepState.CANCELLED, "Cancelled while it was under way.", outcome.output)
+            outcome = Outcome(StepState.CANCELLED, gettext_noop("Cancelled while it was under way."), outcome.output)
         text, output = work.without_secrets(outcome.text), work.without_secrets(outcome.output.strip())
         self._step(index, state=outcome.state.value, text=text, output=output, finished_at=now_text())
         return outcome.state not in (StepState.FAILED, StepState.CANCELLED)
@@ -220,7 +225,7 @@ class _Run:
     def _end_cancelled(self) -> None:
         if self.pk and not self._was_skipped():
             raise LeaseLost
-        self._end(State.CANCELLED, "Cancelled. What was done stays; a retry goes on from it.")
+        self._end(State.CANCELLED, gettext_noop("Cancelled. What was done stays; a retry goes on from it."))
 
     def _end(self, state: State, reason: str) -> None:
         assert state not in OPEN_STATES

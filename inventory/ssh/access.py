@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from django.utils.translation import gettext_noop
+
 from inventory.models import Server
 from inventory.servers import MOST_JUMPS
 from inventory.ssh.errors import SshNotSetUp
@@ -36,11 +38,19 @@ class SshAccess:
     @classmethod
     def _of(cls, server: Server, jumps_left: int) -> Self:
         if not server.username:
-            raise SshNotSetUp(f"{server.name} has no SSH access; enter its SSH account.")
+            raise SshNotSetUp(
+                gettext_noop("%(name)s has no SSH access; enter its SSH account.") % {"name": server.name}
+            )
         if not server.password and not server.private_key:
-            raise SshNotSetUp(f"{server.name} has an SSH account, but neither password nor private key.")
+            raise SshNotSetUp(
+                gettext_noop("%(name)s has an SSH account, but neither password nor private key.")
+                % {"name": server.name}
+            )
         if server.jump and not jumps_left:
-            raise SshNotSetUp(f"{server.name} is reached over more than {MOST_JUMPS} jump hosts.")
+            raise SshNotSetUp(
+                gettext_noop("%(name)s is reached over more than %(n)s jump hosts.")
+                % {"name": server.name, "n": MOST_JUMPS}
+            )
         return cls(
             server_id=server.pk,
             server_name=server.name,

@@ -11,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 
 from django.utils import timezone
+from django.utils.translation import gettext_noop
 
 from inventory.ssh import scripts
 from inventory.ssh.access import SshAccess
@@ -253,7 +254,10 @@ class _Running:
 
     def _lost(self) -> SshError:
         name = self.connection.access.server_name
-        return SshConnectionLost(f"The connection to {name} was lost while the command ran; its outcome is unknown.")
+        return SshConnectionLost(
+            gettext_noop("The connection to %(name)s was lost while the command ran; its outcome is unknown.")
+            % {"name": name}
+        )
 
     def _result(self, timed_out: bool, was_cancelled: bool) -> CommandResult:
         return CommandResult(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from inventory.ssh import pins
 from inventory.ssh.access import SshAccess
@@ -109,10 +110,15 @@ class Connection:
         try:
             start_shell(channel, columns, rows, term, environment or {}, deadline, command)
         except BROKEN:
-            raise SshConnectionLost(f"The connection to {self.access.server_name} was lost.") from None
+            raise SshConnectionLost(
+                gettext_noop("The connection to %(server_name)s was lost.") % {"server_name": self.access.server_name}
+            ) from None
         except TimeoutError:
             channel.close()
-            raise SshUnreachable(f"{self.access.server_name} refuses to open a terminal for this account.") from None
+            raise SshUnreachable(
+                gettext_noop("%(server_name)s refuses to open a terminal for this account.")
+                % {"server_name": self.access.server_name}
+            ) from None
         return shell
 
     def open_channel(self, *, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> Channel:
@@ -149,16 +155,25 @@ class Connection:
                 return link.transport.open(channel, patience, kind, to)
             except ChannelRefused as refusal:
                 if to:
-                    raise SshUnreachable(f"{self.access.server_name} does not lead on to {to[0]}: {refusal}.") from None
+                    raise SshUnreachable(
+                        gettext_noop("%(server_name)s does not lead on to %(to)s: %(refusal)s.")
+                        % {"server_name": self.access.server_name, "to": to[0], "refusal": refusal}
+                    ) from None
                 if is_new:
-                    raise SshError(f"{self.access.server_name} opens no session for this account.") from None
+                    raise SshError(
+                        gettext_noop("%(server_name)s opens no session for this account.")
+                        % {"server_name": self.access.server_name}
+                    ) from None
                 link.was_refused()
                 if not link.transport.held:
                     self._drop(link)
             except (SshConnectionLost, TimeoutError, *BROKEN):
                 self._drop(link)
                 if is_new or deadline.left() <= 0:
-                    raise SshConnectionLost(f"The connection to {self.access.server_name} was lost.") from None
+                    raise SshConnectionLost(
+                        gettext_noop("The connection to %(server_name)s was lost.")
+                        % {"server_name": self.access.server_name}
+                    ) from None
 
     def _place(
         self, deadline: Deadline, channel_class: type[C], arguments: tuple[Any, ...], window_bytes: int
@@ -184,7 +199,10 @@ class Connection:
         is tried once, however many wait."""
         seen = self._logins
         if not self._logging_in.acquire(timeout=max(0.001, deadline.left())):
-            raise SshUnreachable(f"{self.access.server_name} did not answer within {deadline.seconds:g} s.")
+            raise SshUnreachable(
+                gettext_noop("%(server_name)s did not answer within %(seconds)g s.")
+                % {"server_name": self.access.server_name, "seconds": deadline.seconds}
+            )
         try:
             with self._lock:
                 for link in self._links:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils.translation import gettext_noop
+
 from inventory.ssh.access import SshAccess
 from inventory.ssh.commands import run
 
@@ -57,9 +59,21 @@ def read(text: str) -> SshFigures:
     sections = _sections(text)
     figures = SshFigures()
     parts: tuple[tuple[str, Callable[[dict[str, str]], dict[str, Any]], str], ...] = (
-        ("cpu_percent", _cpu, "The server does not tell how busy its processors are; that is read from /proc/stat."),
-        ("memory_percent", _memory, "The server does not tell its memory; that is read from /proc/meminfo."),
-        ("disk_percent", _disk, "The server does not tell how full its root file system is; df answered nothing."),
+        (
+            "cpu_percent",
+            _cpu,
+            gettext_noop("The server does not tell how busy its processors are; that is read from /proc/stat."),
+        ),
+        (
+            "memory_percent",
+            _memory,
+            gettext_noop("The server does not tell its memory; that is read from /proc/meminfo."),
+        ),
+        (
+            "disk_percent",
+            _disk,
+            gettext_noop("The server does not tell how full its root file system is; df answered nothing."),
+        ),
     )
     for name, part, otherwise in parts:
         try:
@@ -76,7 +90,9 @@ def read(text: str) -> SshFigures:
     if figures.device_errors:
         figures.errors["accelerators"] = " ".join(figures.device_errors.values())
     elif "all" not in sections:
-        figures.errors["accelerators"] = "The server was not done with asking for its accelerators in time."
+        figures.errors["accelerators"] = gettext_noop(
+            "The server was not done with asking for its accelerators in time."
+        )
     return figures
 
 
@@ -135,13 +151,16 @@ def _devices(
     """What a vendor's tool lists, and what is wrong with its answer."""
     text, status = sections[tool], sections.get(f"{tool} status")
     if status in (None, "124", "143"):
-        return [], f"{tool} did not answer within {TOOL_TIMEOUT_SECONDS} s."
+        return [], gettext_noop("%(tool)s did not answer within %(n)s s.") % {
+            "tool": tool,
+            "n": TOOL_TIMEOUT_SECONDS,
+        }
     if status != "0":
-        said = next((line.strip() for line in text.splitlines() if line.strip()), "it says nothing")
+        said = next((line.strip() for line in text.splitlines() if line.strip()), gettext_noop("it says nothing"))
         return [], f"{tool} failed: {said[:200]}"
     devices = reader(text)
     if not devices and text.strip() and "No devices" not in text:
-        return [], f"{tool} answered something that is not understood."
+        return [], gettext_noop("%(tool)s answered something that is not understood.") % {"tool": tool}
     return devices, ""
 
 

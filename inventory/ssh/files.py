@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import paramiko
+from django.utils.translation import gettext_noop
 
 from infini.errors import TooLarge
 from inventory.ssh.access import SshAccess
@@ -67,7 +68,9 @@ class Files:
             for piece in [content] if isinstance(content, bytes) else content:
                 size += len(piece)
                 if most_bytes is not None and size > most_bytes:
-                    raise TooLarge(f"The file is larger than {most_bytes} bytes.")
+                    raise TooLarge(
+                        gettext_noop("The file is larger than %(most_bytes)s bytes.") % {"most_bytes": most_bytes}
+                    )
                 file.write(piece)
         return size
 
@@ -80,12 +83,18 @@ class Files:
         with self._told(path), self._sftp.open(path, "rb") as file:
             size = file.stat().st_size or 0
             if most_bytes is not None and size > most_bytes:
-                raise TooLarge(f"{path} has {size} bytes; at most {most_bytes} are read.")
+                raise TooLarge(
+                    gettext_noop("%(path)s has %(size)s bytes; at most %(most_bytes)s are read.")
+                    % {"path": path, "size": size, "most_bytes": most_bytes}
+                )
             given = 0
             for piece in _read_ahead(file, size):
                 given += len(piece)
                 if most_bytes is not None and given > most_bytes:
-                    raise TooLarge(f"{path} grew past {most_bytes} bytes while it was read.")
+                    raise TooLarge(
+                        gettext_noop("%(path)s grew past %(most_bytes)s bytes while it was read.")
+                        % {"path": path, "most_bytes": most_bytes}
+                    )
                 yield piece
 
     def read_part(self, path: str, offset: int, most: int) -> bytes:
@@ -141,18 +150,30 @@ class Files:
         try:
             yield
         except FileNotFoundError:
-            raise SshFileRefused(f"{path[:200]} does not exist on {name}.", code="file_not_found") from None
+            raise SshFileRefused(
+                gettext_noop("%(path)s does not exist on %(name)s.") % {"path": path[:200], "name": name},
+                code="file_not_found",
+            ) from None
         except PermissionError:
             raise SshFileRefused(
-                f"The account {self._access.username} may not do that with {path[:200]} on {name}."
+                gettext_noop("The account %(username)s may not do that with %(path)s on %(name)s.")
+                % {"username": self._access.username, "path": path[:200], "name": name}
             ) from None
         except (TimeoutError, EOFError, paramiko.SSHException):
-            raise SshConnectionLost(f"The connection to {name} was lost while {path[:200]} was in work.") from None
+            raise SshConnectionLost(
+                gettext_noop("The connection to %(name)s was lost while %(path)s was in work.")
+                % {"name": name, "path": path[:200]}
+            ) from None
         except OSError as error:
             if self._sftp.sock.closed:
-                raise SshConnectionLost(f"The connection to {name} was lost while {path[:200]} was in work.") from None
+                raise SshConnectionLost(
+                    gettext_noop("The connection to %(name)s was lost while %(path)s was in work.")
+                    % {"name": name, "path": path[:200]}
+                ) from None
             what = str(error.strerror or error)[:100]
-            raise SshFileRefused(f"{name} refuses {path[:200]}: {what}.") from None
+            raise SshFileRefused(
+                gettext_noop("%(name)s refuses %(path)s: %(what)s.") % {"name": name, "path": path[:200], "what": what}
+            ) from None
 
 
 @contextlib.contextmanager
@@ -166,7 +187,10 @@ def opened(access: SshAccess, connect_timeout_seconds: float = CONNECT_TIMEOUT_S
             channel.invoke_subsystem("sftp")
             sftp = paramiko.SFTPClient(channel)
         except BROKEN:
-            raise SshError(f"{access.server_name} offers no file transfer (SFTP) for this account.") from None
+            raise SshError(
+                gettext_noop("%(server_name)s offers no file transfer (SFTP) for this account.")
+                % {"server_name": access.server_name}
+            ) from None
         yield Files(access, sftp)
     finally:
         with contextlib.suppress(*BROKEN):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import paramiko
 from django.db import transaction
 from django.db.models import F
+from django.utils.translation import gettext
 
 from infini import events
 from infini.errors import Conflict, Forbidden, Invalid
@@ -56,7 +57,7 @@ def check_host_key(line: str) -> str:
     try:
         key = paramiko.PKey.from_type_string(kind, base64.b64decode(encoded, validate=True))
     except Exception:  # noqa: BLE001  (a parser of foreign bytes fails in many ways)
-        text = "This is no public key as OpenSSH writes it: its type and its base64 text."
+        text = gettext("This is no public key as OpenSSH writes it: its type and its base64 text.")
         raise Invalid(text, fields={"host_key": [text]}) from None
     return f"{key.get_name()} {key.get_base64()}"
 
@@ -83,7 +84,10 @@ def confirm_host_key(server: Server, key: str, *, by: events.Actor) -> None:
     """Pin the first ``key`` of ``server``, which ``by`` compared; raises Invalid, Conflict when another is pinned."""
     line = check_host_key(key)
     if not pin_first(server.pk, line, by=by):
-        raise Conflict(f"A host key of {server} is pinned already; pinning another takes an administrator.")
+        raise Conflict(
+            gettext("A host key of %(server)s is pinned already; pinning another takes an administrator.")
+            % {"server": server}
+        )
     server.host_key, server.host_key_offered = line, ""
 
 
@@ -93,13 +97,15 @@ def repin_host_key(server: Server, key: str, *, by: events.Actor) -> None:
     Raises Forbidden unless ``by`` holds inventory.repin_server, Conflict when the pin was changed meanwhile.
     """
     if by is None or not by.has_perm("inventory.repin_server"):
-        raise Forbidden("Pinning another host key takes an administrator.")
+        raise Forbidden(gettext("Pinning another host key takes an administrator."))
     line = check_host_key(key)
     before = server.host_key
     with transaction.atomic():
         rows = Server.objects.filter(pk=server.pk, host_key=before)
         if not rows.update(host_key=line, host_key_offered="", version=F("version") + 1):
-            raise Conflict(f"The pinned host key of {server} was changed meanwhile. Load it again.")
+            raise Conflict(
+                gettext("The pinned host key of %(server)s was changed meanwhile. Load it again.") % {"server": server}
+            )
         data = {"before": fingerprint(before), "fingerprint": fingerprint(line)}
         events.record("server.host_key_repinned", server, by=by, data=data)
     server.host_key, server.host_key_offered = line, ""
@@ -118,19 +124,21 @@ def pin(server: Server, *, by: events.Actor, key: str = "", offered_fingerprint:
         confirm_host_key(server, line, by=by)
         return
     if by is None or not by.has_perm("inventory.repin_server"):
-        raise Forbidden("Pinning another host key takes an administrator.")
+        raise Forbidden(gettext("Pinning another host key takes an administrator."))
     if name != server.name:
-        text = f"Type the server's name, {server.name}, to pin another host key."
+        text = gettext("Type the server's name, %(name)s, to pin another host key.") % {"name": server.name}
         raise Invalid(text, fields={"name": [text]})
     repin_host_key(server, line, by=by)
 
 
 def _offered(server: Server, offered_fingerprint: str) -> str:
     if not offered_fingerprint:
-        text = "Give the fingerprint that was offered, or the host key itself."
+        text = gettext("Give the fingerprint that was offered, or the host key itself.")
         raise Invalid(text, fields={"fingerprint": [text]})
     if server.host_key and fingerprint(server.host_key) == offered_fingerprint:
         return server.host_key
     if fingerprint(server.host_key_offered) != offered_fingerprint:
-        raise Conflict(f"{server} does not offer this key now. Ask it for its key again.")
+        raise Conflict(
+            gettext("%(server)s does not offer this key now. Ask it for its key again.") % {"server": server}
+        )
     return server.host_key_offered

@@ -15,6 +15,7 @@ from typing import Any
 
 import paramiko
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from inventory.servers import parse_private_key
 from inventory.ssh.access import SshAccess
@@ -22,9 +23,9 @@ from inventory.ssh.errors import SshError, SshKeyUnusable, SshLoginRefused, SshU
 from inventory.ssh.transports import BROKEN, READ_WAIT_SECONDS, Transport
 
 _REFUSALS = {
-    errno.ECONNREFUSED: "refuses the connection",
-    errno.EHOSTUNREACH: "cannot be reached: there is no route to the host",
-    errno.ENETUNREACH: "cannot be reached: there is no route to its network",
+    errno.ECONNREFUSED: gettext_noop("%(place)s refuses the connection."),
+    errno.EHOSTUNREACH: gettext_noop("%(place)s cannot be reached: there is no route to the host."),
+    errno.ENETUNREACH: gettext_noop("%(place)s cannot be reached: there is no route to its network."),
 }
 # Names are looked up here, so that a dead name server costs the timeout and not half a minute.
 _resolvers = ThreadPoolExecutor(8, thread_name_prefix="ssh-resolve")
@@ -65,11 +66,17 @@ def load_key(access: SshAccess) -> paramiko.PKey:
     try:
         return _parse_key(access.private_key, access.passphrase)
     except paramiko.PasswordRequiredException:
-        raise SshKeyUnusable(f"The private key of {access.server_name} is encrypted; enter its passphrase.") from None
+        raise SshKeyUnusable(
+            gettext_noop("The private key of %(server_name)s is encrypted; enter its passphrase.")
+            % {"server_name": access.server_name}
+        ) from None
     except paramiko.SSHException:
         raise SshKeyUnusable(
-            f"The private key of {access.server_name} cannot be used: "
-            "it is no Ed25519, ECDSA or RSA key, or the passphrase does not open it."
+            gettext_noop(
+                "The private key of %(server_name)s cannot be used: "
+                "it is no Ed25519, ECDSA or RSA key, or the passphrase does not open it."
+            )
+            % {"server_name": access.server_name}
         ) from None
 
 
@@ -91,7 +98,8 @@ def shake_hands(access: SshAccess, deadline: Deadline, sock: Any = None) -> Tran
     except paramiko.ssh_exception.IncompatiblePeer as error:
         transport.shut_down()
         raise SshUnreachable(
-            f"{access.server_name} offers only outdated SSH algorithms ({_reason(error)}); update its SSH server.",
+            gettext_noop("%(server_name)s offers only outdated SSH algorithms (%(error)s); update its SSH server.")
+            % {"server_name": access.server_name, "error": _reason(error)},
             code="ssh_incompatible",
         ) from None
     except BROKEN as error:
@@ -99,7 +107,9 @@ def shake_hands(access: SshAccess, deadline: Deadline, sock: Any = None) -> Tran
         raise SshUnreachable(_no_handshake(access, error, deadline)) from None
     if not transport.initial_kex_done:
         transport.shut_down()
-        raise SshUnreachable(f"{_place(access)} did not answer as an SSH server within {deadline.seconds:g} s.")
+        raise SshUnreachable(
+            gettext_noop("%(place)s did not answer as an SSH server within %(n)g s.") % _at(access, deadline)
+        )
     return transport
 
 
@@ -113,8 +123,10 @@ def _signatures_of(kind: str) -> set[str]:
     return {"rsa-sha2-512", "rsa-sha2-256"} if kind == "ssh-rsa" else {kind}
 
 
-def _place(access: SshAccess) -> str:
-    return f"{access.server_name} ({access.host} port {access.port})"
+def _at(access: SshAccess, deadline: Deadline | None = None) -> dict[str, Any]:
+    """What a sentence about the server names: where it is, and how long was waited."""
+    place = f"{access.server_name} ({access.host} port {access.port})"
+    return {"place": place} | ({"n": deadline.seconds} if deadline else {})
 
 
 def _reason(error: Exception) -> str:
@@ -124,12 +136,12 @@ def _reason(error: Exception) -> str:
 def _no_handshake(access: SshAccess, error: Exception, deadline: Deadline) -> str:
     told = str(error)
     if deadline.left() <= 0 or "timed out" in told:
-        return f"{_place(access)} did not answer as an SSH server within {deadline.seconds:g} s."
+        return gettext_noop("%(place)s did not answer as an SSH server within %(n)g s.") % _at(access, deadline)
     no_greeting = told.removeprefix("Error reading SSH protocol banner")
     ended = no_greeting == "" or (no_greeting != told and "[Errno" in no_greeting)
     if ended or isinstance(error, EOFError | OSError) or told == "Negotiation failed.":
-        return f"{_place(access)} closed the connection before the login."
-    return f"What answers at {_place(access)} is no SSH server we understand."
+        return gettext_noop("%(place)s closed the connection before the login.") % _at(access)
+    return gettext_noop("What answers at %(place)s is no SSH server we understand.") % _at(access)
 
 
 def _dial(access: SshAccess, deadline: Deadline) -> socket.socket:
@@ -146,10 +158,10 @@ def _dial(access: SshAccess, deadline: Deadline) -> socket.socket:
             continue
         return sock
     if isinstance(refusal, TimeoutError):
-        raise SshUnreachable(f"{_place(access)} did not answer within {deadline.seconds:g} s.")
+        raise SshUnreachable(gettext_noop("%(place)s did not answer within %(n)g s.") % _at(access, deadline))
     number = refusal.errno if refusal else None
-    what = _REFUSALS.get(number or 0, f"cannot be reached: {refusal.strerror if refusal else 'no address'}")
-    raise SshUnreachable(f"{_place(access)} {what}.")
+    said = _REFUSALS.get(number or 0, gettext_noop("%(place)s cannot be reached: %(why)s."))
+    raise SshUnreachable(said % (_at(access) | {"why": refusal.strerror if refusal else "no address"}))
 
 
 def _resolve(access: SshAccess, deadline: Deadline) -> list[tuple[Any, ...]]:
@@ -162,7 +174,10 @@ def _resolve(access: SshAccess, deadline: Deadline) -> list[tuple[Any, ...]]:
     try:
         return _resolvers.submit(look_up).result(timeout=deadline.left())
     except (OSError, UnicodeError, Late):
-        raise SshUnreachable(f"The name {access.host[:100]} of {access.server_name} cannot be resolved.") from None
+        raise SshUnreachable(
+            gettext_noop("The name %(host)s of %(server_name)s cannot be resolved.")
+            % {"host": access.host[:100], "server_name": access.server_name}
+        ) from None
 
 
 def _tune(sock: socket.socket) -> None:
@@ -216,12 +231,17 @@ def _attempts(
 
 def _raise_if_gone(transport: Transport, access: SshAccess, error: Exception, deadline: Deadline) -> None:
     if deadline.left() <= 0:
-        raise SshUnreachable(f"{_place(access)} did not answer the login within {deadline.seconds:g} s.") from None
+        raise SshUnreachable(
+            gettext_noop("%(place)s did not answer the login within %(n)g s.") % _at(access, deadline)
+        ) from None
     if not transport.is_active():
         raise _login_broke(access, error) from None
 
 
 def _login_broke(access: SshAccess, error: Exception) -> SshError:
     if isinstance(error, paramiko.SSHException) and "pubkey" in str(error):
-        return SshLoginRefused(f"{access.server_name} accepts no signature this kind of key can give.")
-    return SshUnreachable(f"{_place(access)} closed the connection during the login.")
+        return SshLoginRefused(
+            gettext_noop("%(server_name)s accepts no signature this kind of key can give.")
+            % {"server_name": access.server_name}
+        )
+    return SshUnreachable(gettext_noop("%(place)s closed the connection during the login.") % _at(access))

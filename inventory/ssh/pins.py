@@ -11,6 +11,7 @@ import hashlib
 from django.conf import settings
 from django.db import transaction
 from django.db.models import F
+from django.utils.translation import gettext_noop
 
 from infini import events
 from inventory.models import Server
@@ -44,8 +45,11 @@ def judge(access: SshAccess, line: str) -> None:
         note_offered(access, line)
         pinned = fingerprint(access.host_key)
         raise HostKeyChanged(
-            f"The host key of {access.server_name} changed: pinned is {pinned}, offered was {print_}. "
-            "Nothing was sent to it. If the server was installed anew, an administrator can pin the new key.",
+            gettext_noop(
+                "The host key of %(server_name)s changed: pinned is %(pinned)s, offered was %(print)s. "
+                "Nothing was sent to it. If the server was installed anew, an administrator can pin the new key."
+            )
+            % {"server_name": access.server_name, "pinned": pinned, "print": print_},
             offered=line,
             fingerprint=print_,
             pinned_fingerprint=pinned,
@@ -54,8 +58,11 @@ def judge(access: SshAccess, line: str) -> None:
         return
     note_offered(access, line)
     raise HostKeyUnknown(
-        f"The host key of {access.server_name} is not confirmed yet: it offers {print_}. "
-        "Compare it with the server's own and confirm it on the server's page.",
+        gettext_noop(
+            "The host key of %(server_name)s is not confirmed yet: it offers %(print)s. "
+            "Compare it with the server's own and confirm it on the server's page."
+        )
+        % {"server_name": access.server_name, "print": print_},
         offered=line,
         fingerprint=print_,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.utils.translation import gettext_noop as _
 
 from infini.errors import NotFound
 from infini.models import User
@@ -82,12 +83,12 @@ async def open_session(user: User, wanted: Wanted) -> Session:
 def _plan(user: User, wanted: Wanted) -> _Plan:
     server = Server.objects.filter(pk=wanted.server_id).first()
     if server is None:
-        raise NotFound("There is no such server.")
+        raise NotFound(_("There is no such server."))
     surroundings = None
     if wanted.service_id is not None:
         surroundings = surroundings_of(wanted.service_id, server.pk)
         if surroundings is None:
-            raise NotFound("This service is not on this server.")
+            raise NotFound(_("This service is not on this server."))
     try:
         access = SshAccess.of(server)
     except SshError as error:

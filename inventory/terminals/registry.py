@@ -8,6 +8,7 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from infini.models import User
 from inventory.models import Server
@@ -94,11 +95,11 @@ def _look_at(session: Session) -> None:
     session.look_again()
     now = time.monotonic()
     if session.owner is None and now - session.left_at >= settings.TERMINAL_GRACE_SECONDS:
-        session.end(End(Ending.GRACE, "Nobody came back to this terminal in time."))
+        session.end(End(Ending.GRACE, gettext_noop("Nobody came back to this terminal in time.")))
         return
     left = session.last_input + settings.TERMINAL_IDLE_SECONDS - now
     if left <= 0:
-        session.end(End(Ending.IDLE, "Nobody typed here for too long."))
+        session.end(End(Ending.IDLE, gettext_noop("Nobody typed here for too long.")))
     elif left <= min(WARN_SECONDS, settings.TERMINAL_IDLE_SECONDS / 2) and not session.warned and session.owner:
         session.warned = True
         session.owner.attachment.tell({"type": "idle", "seconds": max(1, round(left))})
@@ -110,9 +111,9 @@ async def _end_refused() -> None:
     allowed, servers, asked = await in_thread(_standing, {s.user_id for s in here}, {s.server_id for s in here})
     for session in here:
         if session.user_id not in allowed:
-            session.end(End(Ending.REVOKED, "You may no longer open terminals here; this one was ended."))
+            session.end(End(Ending.REVOKED, gettext_noop("You may no longer open terminals here; this one was ended.")))
         elif session.server_id not in servers:
-            session.end(End(Ending.REVOKED, "This server was deleted; the terminal was ended."))
+            session.end(End(Ending.REVOKED, gettext_noop("This server was deleted; the terminal was ended.")))
         elif session.key in asked:
             name = asked[session.key]
             session.end(ended_by(session, name))
@@ -121,7 +122,7 @@ async def _end_refused() -> None:
 def ended_by(session: Session, name: str) -> End:
     if name == session.user_name:
         return End(Ending.CLOSED, by_name=name)
-    return End(Ending.ENDED, f"{name} ended this terminal.", by_name=name)
+    return End(Ending.ENDED, gettext_noop("%(name)s ended this terminal.") % {"name": name}, by_name=name)
 
 
 def _standing(users: set[int], servers: set[int]) -> tuple[set[int], set[int], dict[str, str]]:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from django.utils.translation import gettext_noop
+
 from inventory.ssh.shells import ShellChannel, ShellEnd
 from inventory.terminals.buffer import OutputBuffer
 from inventory.terminals.models import Ending
@@ -99,7 +101,11 @@ class Session:
 
     def shell_ended(self, how: ShellEnd) -> None:
         if how.lost:
-            end = End(Ending.LOST, f"The connection to {self.server_name} was lost, and the shell with it.")
+            end = End(
+                Ending.LOST,
+                gettext_noop("The connection to %(server_name)s was lost, and the shell with it.")
+                % {"server_name": self.server_name},
+            )
         else:
             end = End(Ending.EXIT, exit_status=how.exit_status, signal=how.signal)
         self.on_loop(lambda: self._take_last(end))
@@ -195,7 +201,9 @@ class Session:
             return
         before, self.owner = self.owner, place
         if before:
-            before.attachment.leave({"type": "taken", "message": "This terminal was opened in another window."}, 4409)
+            before.attachment.leave(
+                {"type": "taken", "message": gettext_noop("This terminal was opened in another window.")}, 4409
+            )
         self._acked = offset
         self._send_on(self.owner)
         self._regulate()
@@ -220,7 +228,9 @@ class Session:
         self.shared = shared
         for observer in [one for one in self.observers if not shared and not one.manages]:
             del self.observers[observer]
-            observer.leave({"type": "error", "message": "Its owner does not share this terminal any more."}, 4403)
+            observer.leave(
+                {"type": "error", "message": gettext_noop("Its owner does not share this terminal any more.")}, 4403
+            )
         self._tell_observers()
 
     def _tell_observers(self) -> None:

@@ -1,0 +1,86 @@
+"""Sentences that background work wrote down, said in the reader's language.
+
+What is stored is English, whoever reads it later: why an instance failed, what an agent answered. Where such a sentence
+is written its text is marked with ``gettext_noop``, so the catalogue has it, and here it is found again by its shape.
+"""
+
+import gettext
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from django.conf import settings
+from django.utils.translation import get_language, to_locale
+
+_PLACEHOLDER = re.compile(r"%\((\w+)\)[-.\d]*([a-z])")
+_WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z]|[a-z]\.$")
+_SHAPES = {"d": r"(-?\d+)", "g": r"(-?[\d.e+-]+)", "f": r"(-?[\d.]+)"}
+_LONGEST = 1000  # longer ones are output, not sentences of ours
+_FEWEST_LETTERS = 6  # of its own, for a text to be told from another by its shape
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A text with placeholders: how it looks once they are filled, and its translation."""
+
+    own: tuple[str, ...]  # its own words, all of which stand in what it was filled to
+    pattern: re.Pattern[str]
+    names: tuple[str, ...]
+    translation: str
+    letters: int
+
+
+def said(text: str) -> str:
+    """``text`` in the active language where the catalogue knows it, else as it is."""
+    language = get_language() or "en"
+    if language.startswith("en") or len(text) > _LONGEST or not _WORDS.search(text):
+        return text
+    return _said(text, language)
+
+
+@lru_cache(maxsize=4096)
+def _said(text: str, language: str) -> str:
+    known = _catalogue(language).get(text)
+    if known:
+        return known
+    for shape in _shapes(language):
+        if all(words in text for words in shape.own) and (found := shape.pattern.fullmatch(text)):
+            values = {name: said(value) for name, value in zip(shape.names, found.groups(), strict=True)}
+            return shape.translation % values
+    return _after_a_name(text)
+
+
+def _after_a_name(text: str) -> str:
+    """``gpu-07: <a sentence>``, as sums of several are written."""
+    name, colon, sentence = text.partition(": ")
+    told = said(sentence) if colon and " " not in name else sentence
+    return f"{name}：{told}" if told != sentence else text
+
+
+@cache
+def _catalogue(language: str) -> Mapping[str, str]:
+    """Our own texts alone: those of the admin and its theme are never stored."""
+    found = gettext.translation("django", settings.LOCALE_PATHS[0], [to_locale(language)], fallback=True)
+    texts: dict[object, str] = getattr(found, "_catalog", {})
+    return {key: text for key, text in texts.items() if isinstance(key, str) and key}
+
+
+@cache
+def _shapes(language: str) -> tuple[_Shape, ...]:
+    """Those with most letters of their own first: they say most surely what a text is."""
+    shapes = [_shape(key, text) for key, text in _catalogue(language).items() if _PLACEHOLDER.search(key)]
+    return tuple(sorted((one for one in shapes if one.letters >= _FEWEST_LETTERS), key=lambda one: -one.letters))
+
+
+def _shape(template: str, translation: str) -> _Shape:
+    pattern, names, own, end = "", [], [], 0
+    for found in _PLACEHOLDER.finditer(template):
+        own.append(template[end : found.start()].replace("%%", "%"))
+        pattern += re.escape(own[-1]) + _SHAPES.get(found[2], "(.+?)")
+        names.append(found[1])
+        end = found.end()
+    own.append(template[end:].replace("%%", "%"))
+    compiled = re.compile(pattern + re.escape(own[-1]), re.DOTALL)
+    letters = sum(map(str.isalpha, "".join(own)))
+    return _Shape(tuple(own), compiled, tuple(names), _PLACEHOLDER.sub(r"%(\1)s", translation), letters)
