@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import Func, IntegerField
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from infini.errors import Invalid
 
@@ -63,9 +64,9 @@ def frame_of(begin: datetime | None, end: datetime | None, *, longest: timedelta
     begin = begin or end - DEFAULT_SPAN
     span = end - begin
     if span <= timedelta(0):
-        raise Invalid("The span ends before it begins.", fields={"from": ["Give a time before that of `to`."]})
+        raise Invalid(_("The span ends before it begins."), fields={"from": [_("Give a time before that of `to`.")]})
     if span > longest + DEFAULT_SPAN:
-        text = f"The past is kept for {longest.days} days; ask for less."
+        text = _("The past is kept for %(days)s days; ask for less.") % {"days": longest.days}
         raise Invalid(text, fields={"from": [text]})
     step = next((step for step in STEPS_SECONDS if span.total_seconds() / step < most), STEPS_SECONDS[-1])
     first = int(begin.timestamp()) // step * step
