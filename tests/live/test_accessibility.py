@@ -18,7 +18,7 @@ LOOKS = {
     "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
 ONLY = {"resultTypes": ["violations"], "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
-PAGES = ["inventory/card/compare/", "chat/usage/"]
+PAGES = ["inventory/card/compare/"]
 LISTS = [
     *(
         "inventory/server/",
