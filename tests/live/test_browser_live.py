@@ -32,7 +32,7 @@ def brand(site: RealSite) -> Iterator[Callable[[], dict]]:
 
 def test_the_overview_tells_what_happens(page: "Page", site: RealSite, brand: Callable) -> None:  # noqa: F811, F821
     frames: list[object] = []  # the first may come before the page has wholly loaded
-    page.on("websocket", lambda socket: socket.on("framereceived", frames.append))
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
     page.goto(f"{site.url}/admin/")
     for _ in range(150):
         if frames:
