@@ -57,10 +57,12 @@ export class Files {
   async list(path) {
     this.problem("");
     const asked = (this.asked = {}); // a slow answer must not replace a later one
+    const typed = this.pathBox.value; // nor what somebody types meanwhile
     try {
       const found = await (await ask("GET", this.url("", { path }))).json();
       if (asked !== this.asked) return;
-      this.path = this.pathBox.value = found.path;
+      this.path = found.path;
+      if (this.pathBox.value === typed) this.pathBox.value = found.path;
       this.names = new Set(found.entries.map((entry) => entry.name));
       const lines = found.entries.map((entry) => this.line(entry));
       if (found.path !== "/") lines.unshift(this.directory("..", say("parent"), found.path.replace(/\/[^/]*$/, "") || "/"));
