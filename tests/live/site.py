@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -137,7 +138,8 @@ class RealSite:
     def kill_everything(self) -> None:
         """The last resort: whatever runs over this data directory."""
         for process in self.processes():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+                process.kill()
         if self.process:
             self.process.wait(10)
 
