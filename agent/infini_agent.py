@@ -3114,7 +3114,10 @@ class Vendor(NamedTuple):
 
 VENDORS = {
     "nvidia": Vendor(
-        (("nvidia-smi", read_nvidia),), "CUDA_VISIBLE_DEVICES", environment=(("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),)
+        (("nvidia-smi", read_nvidia),),
+        "CUDA_VISIBLE_DEVICES",
+        environment=(("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),),
+        verified=True,
     ),
     "amd": Vendor(
         (("amd-smi", read_amd_smi), ("rocm-smi", read_rocm_smi)), "HIP_VISIBLE_DEVICES", folder="/opt/rocm/bin"
