@@ -39,7 +39,7 @@ if sys.platform != "win32":
     import pwd
     import resource
 
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 PROTOCOL = 1
 
 Json = Dict[str, Any]
@@ -348,6 +348,24 @@ def carries_mark(pid: int, mark: str) -> bool:
             return b"INFINI_TREE=%s" % mark.encode() in file.read().split(b"\0")
     except OSError:
         return False
+
+
+def instance_of(pid: int, mark: str) -> str | None:
+    """Return the key of the instance that a process belongs to, by its own mark or that of who started it.
+
+    None for a stranger, and for one whose ancestors have ended or whose environment we may not read.
+    """
+    prefix = b"INFINI_TREE=%s/" % mark.encode()
+    for _ in range(64):  # no tree of processes is that deep; parents read one by one may form a ring
+        with contextlib.suppress(OSError), open("/proc/%d/environ" % pid, "rb") as file:
+            for entry in file.read().split(b"\0"):
+                if entry.startswith(prefix):
+                    return entry[len(prefix) :].decode("utf-8", "replace")
+        stat = read_stat(pid)
+        if stat is None or stat.ppid <= 1:
+            return None
+        pid = stat.ppid
+    return None
 
 
 def tree_members(leader: Identity | None, mark: str, boot_id: str) -> List[Identity]:
@@ -3231,8 +3249,29 @@ def read_devices(timeout: float = DEVICE_TIMEOUT, path: str | None = None) -> Tu
     return sorted(devices.values(), key=lambda entry: (entry["vendor"], entry["index"])), errors
 
 
+def command_of(pid: int) -> str | None:
+    """Return the short name that the kernel has for a process, None when it is gone."""
+    try:
+        return shorten(read_proc("/proc/%d/comm" % pid).decode("utf-8", "replace").strip()) or None
+    except OSError:
+        return None
+
+
+def tell_whose(devices: List[Json], mark: str) -> None:
+    """Add to each process on a device its command's name and the instance that it belongs to, None for a stranger's."""
+    told: Dict[int, Json] = {}
+    for process in (process for device in devices for process in device["processes"] or []):
+        pid = process["pid"]
+        if pid not in told:
+            told[pid] = {"command": command_of(pid), "instance": instance_of(pid, mark)}
+        process.update(told[pid])
+
+
 class DeviceWatch:
-    """Reads the devices every `period` seconds in the background while there is a tool, else looks for one."""
+    """Reads the devices every `period` seconds in the background while there is a tool, else looks for one.
+
+    `mark` is that of this agent's instances, by which their processes are told from strangers'.
+    """
 
     def __init__(
         self,
@@ -3240,7 +3279,9 @@ class DeviceWatch:
         look: float = DEVICE_LOOK,
         timeout: float = DEVICE_TIMEOUT,
         path: str | None = None,
+        mark: str = "",
     ) -> None:
+        self.mark = mark
         self.period = period
         self.look = look
         self.timeout = timeout
@@ -3273,6 +3314,7 @@ class DeviceWatch:
                 self.latest = ([], {}, iso_now())
                 return self.look
             devices, errors = read_devices(self.timeout, self.path)
+            tell_whose(devices, self.mark)
             self.latest = (devices, errors, iso_now())
         except Exception as error:  # noqa: BLE001 - this thread must not end
             self.latest = ([], {"agent": "Reading devices failed: %s." % type(error).__name__}, iso_now())
@@ -3334,9 +3376,9 @@ class Agent:
         self.host = Host()
         self.cgroups = Cgroups()
         self.log_waiters = LogWaiters()
-        self.device_watch = DeviceWatch()
         self.spawner: Any = WindowsSpawner() if os.name == "nt" else Spawner()
         self.mark = self.own_mark()
+        self.device_watch = DeviceWatch(mark=self.mark)
         self.watcher = Watcher(self)
 
     def own_mark(self) -> str:

@@ -25,6 +25,13 @@ class HolderSerializer(serializers.Serializer):
     slot = serializers.IntegerField()
 
 
+class DeviceProcessSerializer(serializers.Serializer):
+    pid = serializers.IntegerField()
+    command = serializers.CharField(help_text="The kernel's short name of it; empty when not known.")
+    memory_bytes = serializers.IntegerField(allow_null=True)
+    instance = serializers.CharField(allow_null=True, help_text="A key; null when it was not started from here.")
+
+
 class DeviceSerializer(serializers.Serializer):
     """One accelerator; what its tool does not tell is null. For the schema; ``device_documents`` writes them."""
 
@@ -45,6 +52,7 @@ class DeviceSerializer(serializers.Serializer):
     health = serializers.CharField(allow_null=True)
     health_reason = serializers.CharField()
     verified = serializers.BooleanField(help_text="Whether its reader ever ran on such hardware.")
+    processes = DeviceProcessSerializer(many=True)
     free = serializers.BooleanField(help_text="Whether an instance could be given it now.")
     free_slots = serializers.IntegerField()
     instances = HolderSerializer(many=True)

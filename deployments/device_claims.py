@@ -8,7 +8,9 @@ from django.utils.translation import gettext as _
 
 from deployments.models import DeviceClaim, Instance, Revision
 from infini.errors import Conflict
+from inventory.device_processes import strangers_on
 from inventory.models import Device, Server
+from inventory.shown_devices import live_figures
 
 
 def claim_devices(instance: Instance, *, server: Server, revision: Revision) -> None:
@@ -70,7 +72,10 @@ def devices_seen(server: Server, environment: Mapping[str, str]) -> list[Device]
 
 
 def _choose(server: Server, count: int) -> list[tuple[Device, int]]:
-    """Free slots of the vendor that has the most of them, lowest index first; raises Conflict."""
+    """Free slots of the vendor that has the most of them, lowest index first; raises Conflict.
+
+    Devices on which somebody else has processes come last: free as far as we know, but not idle.
+    """
     taken = set(DeviceClaim.objects.filter(device__server=server).values_list("device_id", "slot"))
     free: dict[str, list[tuple[Device, int]]] = defaultdict(list)
     devices = list(Device.objects.filter(server=server))
@@ -92,4 +97,6 @@ def _choose(server: Server, count: int) -> list[tuple[Device, int]]:
             % {"server": server, "count": count, "known": known},
             code="devices_missing",
         )
+    live = live_figures(server)
+    best.sort(key=lambda chosen: bool(strangers_on(live.get(chosen[0].uuid, {}))))
     return best[:count]

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from django.db.models import F, QuerySet
@@ -9,6 +10,7 @@ from django.db.models.functions import Coalesce
 
 from deployments.models import DeviceClaim
 from infini.counting import count_of
+from inventory.device_processes import processes_on
 from inventory.models import Device, Server
 from inventory.shown_devices import live_figures
 
@@ -57,6 +59,7 @@ def _document(row: Row, holders: list[Row], server: Server, live: dict[str, Row]
         "health": told.get("health"),
         "health_reason": told.get("health_reason") or "",
         "verified": told.get("verified") is True,
+        "processes": [asdict(process) for process in processes_on(told)],
         "free": row["present"] and row["free_slots"] > 0,
         "free_slots": max(0, row["free_slots"]) if row["present"] else 0,
         "instances": holders,

@@ -13,8 +13,10 @@ from django.utils.translation import gettext_lazy
 
 from deployments.models import DeviceClaim, Instance, PortClaim, Service
 from deployments.phases import Wanted
+from inventory.device_processes import strangers_on
 from inventory.models import Device, Server
 from inventory.querysets import ServerStatus
+from inventory.shown_devices import live_figures
 
 
 class Way(TextChoices):
@@ -72,11 +74,15 @@ def plan(servers: Iterable[Server], wish: Wish) -> list[ServerPlan]:
 
 @dataclass
 class Room:
-    """The slots of one server by vendor: ``free`` ones, and ``own``, which the service's instances there hold."""
+    """The slots of one server by vendor: ``free`` ones, and ``own``, which the service's instances there hold.
+
+    ``strangers`` counts the free devices on which runs what was not started from here.
+    """
 
     free: Counter[str]
     own: Counter[str]
     present: int = 0
+    strangers: int = 0
 
     def most(self, *, with_own: bool) -> int:
         """How many slots of one vendor an instance could be given."""
@@ -92,11 +98,13 @@ def _rooms(server_ids: list[int], service: Service | None) -> dict[int, Room]:
         taken[device_id].add(slot)
         own[device_id] = own.get(device_id, False) or (service is not None and holder == service.pk)
     rooms = {pk: Room(Counter(), Counter()) for pk in server_ids}
+    figures = {server.pk: live_figures(server) for server in Server.objects.filter(pk__in=server_ids).only("figures")}
     for device in Device.objects.filter(server__in=server_ids, present=True):
         room = rooms[device.server_id]
         room.present += 1
         if len(taken[device.pk]) < device.slots:
             room.free[device.vendor] += 1
+            room.strangers += bool(strangers_on(figures[device.server_id].get(device.uuid, {})))
         elif own.get(device.pk):
             room.own[device.vendor] += 1
     return rooms
@@ -119,13 +127,26 @@ def _plan(server: Server, wish: Wish, room: Room, port_of: str | None, ready: bo
     free = sum(room.free.values())
     if reason:
         return ServerPlan(server, Way.NOTHING, reason, "", free, room.present)
-    note = _("In maintenance: it is deployed there all the same.") if server.maintenance else ""
+    note = _note(server, wish, room)
     if server.status != ServerStatus.ONLINE:  # type: ignore[attr-defined]
         note = _("It does not answer now: what is asked of it then fails.")
     if ready is None:
         return ServerPlan(server, Way.START, "", note, free, room.present)
     beside = wish.rolling and wish.surge and ready and not mine and _room_for_two(wish, room)
     return ServerPlan(server, Way.BESIDE if beside else Way.IN_PLACE, "", note, free, room.present)
+
+
+def _note(server: Server, wish: Wish, room: Room) -> str:
+    if server.maintenance:
+        return _("In maintenance: it is deployed there all the same.")
+    if wish.devices and room.strangers:
+        return _(
+            "On %(n)d of its %(free)d free devices runs what was not started from here; the others are taken first."
+        ) % {
+            "n": room.strangers,
+            "free": sum(room.free.values()),
+        }
+    return ""
 
 
 def _room_for_two(wish: Wish, room: Room) -> bool:

@@ -5,8 +5,10 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from infini.display import BAD, GOOD, QUIET, WARN, Bar, Chip, gib, number
+from inventory.device_processes import DeviceProcess, in_words, processes_on
 from inventory.models import Device, Server
 from inventory.shown import figures_are_fresh, ssh_measured_at
 
@@ -25,6 +27,7 @@ class DeviceRow:
     temperature: SafeString
     power: SafeString
     verified: bool
+    processes: Chip | str
 
 
 def device_rows(server: Server) -> list[DeviceRow]:
@@ -81,7 +84,15 @@ def _row(server: Server, device: Device, live: dict[str, Any]) -> DeviceRow:
         number(_whole(live.get("temperature_celsius")), "°C", absent=untold),
         number(_whole(live.get("power_watts")), "W", absent=untold),
         live.get("verified") is True,
+        _processes_chip(processes_on(live)),
     )
+
+
+def _processes_chip(processes: list[DeviceProcess]) -> Chip | str:
+    if not processes:
+        return ""
+    text = ngettext("%(n)d process", "%(n)d processes", len(processes)) % {"n": len(processes)}
+    return Chip(text, QUIET, "memory", in_words(processes))
 
 
 def device_chip(device: Device, live: dict[str, Any]) -> Chip:

@@ -21,9 +21,11 @@ from deployments.unknown import described
 from infini.admin_base import DropdownFilter, display
 from infini.counting import count_of
 from infini.csv_export import CsvColumn, attributes
-from infini.display import ABSENT, GOOD, Chip, link, links
+from infini.display import ABSENT, GOOD, WARN, Chip, link, links
 from infini.extras import Column, Part, add_column, add_filter, add_part
+from inventory.device_processes import in_words, strangers_on
 from inventory.models import Device
+from inventory.shown_devices import live_figures
 
 
 def _with_instances(servers: QuerySet) -> QuerySet:
@@ -71,6 +73,9 @@ def shown_holder(claim: DeviceClaim) -> str:
 
 
 def free_chip(device: Any) -> Chip:
+    strangers = strangers_on(live_figures(device.server).get(device.uuid, {}))
+    if strangers and not device.claimed:
+        return Chip(gettext("Used outside"), WARN, "person_alert", in_words(strangers))
     if device.claimed:
         return Chip(gettext("%(n)d slots free") % {"n": device.free_slots}, GOOD, "check_circle", gettext("Shared"))
     return Chip(gettext("Free"), GOOD, "check_circle", gettext("No instance has reserved it"))

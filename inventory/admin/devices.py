@@ -7,13 +7,14 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseAdmin, DropdownFilter, RelatedDropdownFilter, display
 from infini.csv_export import CsvColumn, attributes
-from infini.display import Bar, Chip, link
+from infini.display import Bar, link
 from inventory.models import Device
 from inventory.servers import SECRETS
 from inventory.shown_devices import DeviceRow, device_row, live_figures
@@ -94,8 +95,8 @@ class DeviceAdmin(BaseAdmin):
         return link(reverse("admin:inventory_server_page", args=[device.server_id]), device.server)
 
     @display(description=_("State"), ordering="present")
-    def state(self, device: Device) -> Chip:
-        return _row(device).chip
+    def state(self, device: Device) -> SafeString:
+        return format_html("{} {}", _row(device).chip, _row(device).processes)
 
     @display(description=_("Device memory"), ordering="memory_bytes", header=True)
     def memory(self, device: Device) -> list[Any]:

@@ -62,6 +62,36 @@ def test_the_list_tells_figures_holder_and_what_is_free(holding: Service, viewin
     assert "developer_board" in page
 
 
+def test_what_was_not_started_from_here_is_seen_and_its_device_taken_last(
+    make_server: Callable, make_service: Callable, equip: Callable, viewing: Client, api: APIClient
+) -> None:
+    """Nobody reserved it, and yet it is somebody's; an agent that tells no instance accuses no one."""
+    server = make_server("gpu-07")
+    equip(server, 3)
+    told = figures(3)
+    notebook = {"pid": 4711, "command": "jupyter", "memory_used_bytes": 12 * 1024**3, "instance": None}
+    told["devices"][0]["processes"] = [notebook]
+    told["devices"][1]["processes"] = [{"pid": 4712, "memory_used_bytes": None}]
+    Server.objects.update(figures=told)
+
+    page = viewing.get(LIST).content.decode()
+    assert "jupyter (4711, 12.0 GiB): not started from here" in page
+    assert page.count("Used outside") == 1 and page.count("1 process") == 2
+    first, second, third = api.get("/api/devices").json()
+    assert first["processes"] == [
+        {"pid": 4711, "command": "jupyter", "memory_bytes": 12 * 1024**3, "instance": None}
+    ] and (first["free"], third["processes"], len(second["processes"])) == (True, [], 1)
+    [plan] = api.post("/api/services/plan", {"devices": 2}, format="json").json()
+    assert (plan["way"], plan["note"][:23]) == ("start", "On 1 of its 3 free devi")
+
+    service = make_service("qwen", server, devices=2)
+    run_instances(service)
+    assert sorted(DeviceClaim.objects.values_list("device__index", flat=True)) == [1, 2]
+    told["devices"][1]["processes"] = [notebook | {"instance": Instance.objects.get().key}]
+    Server.objects.update(figures=told)
+    assert f"jupyter (4711, 12.0 GiB): {Instance.objects.get().key}" in viewing.get(LIST).content.decode()
+
+
 def test_it_is_filtered(holding: Service, make_server: Callable, equip: Callable, viewing: Client) -> None:
     other = make_server("npu-01")
     equip(other, 1, vendor="ascend")

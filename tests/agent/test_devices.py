@@ -7,13 +7,14 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.real_agent import AGENT_FILE
+from tests.real_agent import AGENT_FILE, RealAgent, wait_until
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("infini_agent", AGENT_FILE)
@@ -979,3 +980,28 @@ def test_watch_never_blocks_and_never_ends(bench: Bench, monkeypatch: pytest.Mon
     monkeypatch.setattr(devices, "find_tools", lambda _: 1 / 0)
     assert watch.read() == devices.DEVICE_PERIOD
     assert watch.snapshot()[1] == {"agent": "Reading devices failed: ZeroDivisionError."}
+
+
+def test_each_process_on_a_device_is_told_with_its_instance(bench: Bench, agent: RealAgent) -> None:
+    """Also for what an engine forked with a clean environment; a stranger is told as one."""
+    agent.deploy("a", "env -i sleep 600 & echo $!; exec sleep 601")
+    own = agent.wait_for_phase("a", "running")["pid"]
+    child = int(wait_until(lambda: agent.status("a")["log_tail"])[0])
+    with subprocess.Popen(["sleep", "602"]) as stranger:
+        try:
+            apps = "".join(f"GPU-1, {pid}, x, 512\n" for pid in (own, child, stranger.pid, 2**22 + 1))
+            processes = devices.process_list(devices.nvidia_processes(apps), "GPU-1")
+            devices.tell_whose([{"processes": processes}, {"processes": None}], mark(agent))
+        finally:
+            stranger.kill()
+    told = {entry["pid"]: (entry["instance"], entry["command"]) for entry in processes}
+    assert told == {
+        own: ("a", "sleep"),
+        child: ("a", "sleep"),
+        stranger.pid: (None, "sleep"),
+        2**22 + 1: (None, None),
+    }
+
+
+def mark(agent: RealAgent) -> str:
+    return (agent.state_dir / "id").read_text().strip()

@@ -94,6 +94,7 @@ def test_what_an_instance_takes_of_a_device_is_seen_and_given_back(agent: RealAg
 
     taken = wait_until(lambda: of_process(agent, pid), 40, "the device names the process")
     assert TAKEN <= taken["memory_used_bytes"] < 3 * TAKEN
+    assert taken["instance"] == "engine"
     assert devices(agent)[0]["memory_used_bytes"] >= before + TAKEN
 
     assert agent.request("POST", "/service/engine/stop")[1]["phase"] == "stopped"

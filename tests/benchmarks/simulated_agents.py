@@ -50,7 +50,7 @@ def service(number: int, index: int, failed: bool) -> dict[str, Any]:
 
 def report(number: int, failed: bool) -> bytes:
     document = {
-        "agent": {"version": "0.3.0", "protocol": 1, "boot_id": BOOT, "pid": 99, "hostname": f"sim-{number}",
+        "agent": {"version": "0.4.0", "protocol": 1, "boot_id": BOOT, "pid": 99, "hostname": f"sim-{number}",
                   "started_at": "2026-01-01T00:00:00.000000Z"},
         "host": {"cpu_percent": random.randrange(100), "cpu_count": 128, "memory_total_bytes": 2**40,
                  "memory_used_bytes": 2**39 + random.randrange(10**9), "memory_percent": 50.1,
