@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -19,31 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.real_agent import RealAgent, is_running, wait_until
-
-MIB = 1024**2
-TAKEN = 1024 * MIB
-# Takes device memory through the driver alone, as any engine does: first CUDA context, then one block of it.
-TAKE_CUDA_MEMORY = f"""
-import ctypes, os, time
-cuda = ctypes.CDLL("libcuda.so.1")
-def ok(status): assert status == 0, status
-count, context, block = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_uint64()
-ok(cuda.cuInit(0))
-ok(cuda.cuDeviceGetCount(ctypes.byref(count)))
-ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
-ok(cuda.cuCtxSetCurrent(context))
-ok(cuda.cuMemAlloc_v2(ctypes.byref(block), ctypes.c_size_t({TAKEN})))
-print("devices", count.value, os.environ.get("CUDA_VISIBLE_DEVICES"), flush=True)
-time.sleep(600)
-"""
-
-
-def has_nvidia() -> bool:
-    tool = shutil.which("nvidia-smi")
-    return bool(tool) and subprocess.run([tool, "-L"], capture_output=True, timeout=30).returncode == 0
-
-
-nvidia = pytest.mark.skipif(not has_nvidia(), reason="needs an NVIDIA device")
+from tests.real_nvidia import MIB, TAKE_MEMORY, TAKEN_BYTES, nvidia
 
 
 def devices(agent: RealAgent) -> list[dict]:
@@ -87,19 +62,19 @@ def test_what_an_instance_takes_of_a_device_is_seen_and_given_back(agent: RealAg
     one = devices(agent)[0]
     before = one["memory_used_bytes"]
     variables = {one["visible_variable"]: one["visible_value"], **one["environment"]}
-    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(TAKE_CUDA_MEMORY)}"
+    command = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(TAKE_MEMORY)}"
     pid = agent.deploy("engine", command, env=variables)["pid"]
     wait_until(lambda: agent.status("engine")["log_tail"], 60, "the engine has its memory")
     assert agent.status("engine")["log_tail"] == [f"devices 1 {one['visible_value']}"]
 
     taken = wait_until(lambda: of_process(agent, pid), 40, "the device names the process")
-    assert TAKEN <= taken["memory_used_bytes"] < 3 * TAKEN
+    assert TAKEN_BYTES <= taken["memory_used_bytes"] < 3 * TAKEN_BYTES
     assert taken["instance"] == "engine"
-    assert devices(agent)[0]["memory_used_bytes"] >= before + TAKEN
+    assert devices(agent)[0]["memory_used_bytes"] >= before + TAKEN_BYTES
 
     assert agent.request("POST", "/service/engine/stop")[1]["phase"] == "stopped"
     wait_until(lambda: not of_process(agent, pid), 40, "the device no longer names the process")
-    assert devices(agent)[0]["memory_used_bytes"] < before + TAKEN
+    assert devices(agent)[0]["memory_used_bytes"] < before + TAKEN_BYTES
 
 
 def of_process(agent: RealAgent, pid: int) -> dict | None:
