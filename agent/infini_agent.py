@@ -3378,7 +3378,7 @@ class Agent:
         self.log_waiters = LogWaiters()
         self.spawner: Any = WindowsSpawner() if os.name == "nt" else Spawner()
         self.mark = self.own_mark()
-        self.device_watch = DeviceWatch(mark=self.mark)
+        self.device_watch = DeviceWatch(path=os.environ.get("INFINI_DEVICE_PATH"), mark=self.mark)
         self.watcher = Watcher(self)
 
     def own_mark(self) -> str:

@@ -99,7 +99,8 @@ class RealAgent:
     def start(self, **environment: str) -> None:
         """Start the agent, with `environment` added to this process's own; again on the same port.
 
-        Commands run in login shells: an empty HOME keeps what the developer's profile does out of the tests.
+        Commands run in login shells: an empty HOME keeps what the developer's profile does out of the tests, and an
+        empty INFINI_DEVICE_PATH the developer's accelerators.
         """
         home = self.state_dir / "home"
         home.mkdir(mode=0o700, exist_ok=True)
@@ -110,7 +111,7 @@ class RealAgent:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "HOME": str(home), **self.environment, **environment},
+                env={**os.environ, "HOME": str(home), "INFINI_DEVICE_PATH": "", **self.environment, **environment},
             )
         assert self.process.stdout is not None
         with self.process.stdout as stdout:

@@ -21,6 +21,13 @@ from tests.real_agent import RealAgent, is_running, wait_until
 from tests.real_nvidia import MIB, TAKE_MEMORY, TAKEN_BYTES, nvidia
 
 
+@pytest.fixture
+def agent() -> Iterator[RealAgent]:
+    """One that looks where tools lie on this machine."""
+    with RealAgent(environment={"INFINI_DEVICE_PATH": os.environ["PATH"]}) as agent:
+        yield agent
+
+
 def devices(agent: RealAgent) -> list[dict]:
     """Return the devices once a reading has ended; fail on a tool that was not understood."""
     report = wait_until(lambda: read(agent), 30, "a reading of the devices")

@@ -1,6 +1,5 @@
 """Real agents with servers that point at them, and an engine that turns the wheel as worker and monitor would."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +36,7 @@ def equip(tmp_path: Path) -> Callable[[Server, int], None]:
         tool.write_text(TOOL.format(python=sys.executable, count=count))
         tool.chmod(0o755)
         server.agent.terminate()
-        server.agent.start(PATH=f"{folder}:{os.environ['PATH']}")
+        server.agent.start(INFINI_DEVICE_PATH=str(folder))
         wait_until(lambda: refresh_devices(server) == count)
 
     return make

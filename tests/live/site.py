@@ -62,6 +62,7 @@ class RealSite:
             "INFINI_MONITOR_INTERVAL_SECONDS": "1",
             "INFINI_PORT_RANGE_FIRST": str(settings.PORT_RANGE_FIRST),
             "INFINI_PORT_RANGE_LAST": str(settings.PORT_RANGE_LAST),
+            "INFINI_DEVICE_PATH": "",  # the developer's accelerators are not the tests'
             "HOME": str(data_dir) + "-home",  # deploy commands run in login shells: no profile of whoever tests
             **env,
         }

@@ -1,7 +1,9 @@
 """A service on a real accelerator, from the site: skipped on a machine that has none."""
 
+import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,14 @@ from tests.real_nvidia import TAKE_MEMORY, TAKEN_BYTES, nvidia
 
 pytestmark = [pytest.mark.live, nvidia, pytest.mark.timeout(180)]
 __all__ = ["deploy"]
+
+
+@pytest.fixture
+def site(new_site: Callable[..., RealSite]) -> Iterator[RealSite]:
+    """One whose agent looks where tools lie on this machine."""
+    running = new_site(INFINI_DEVICE_PATH=os.environ["PATH"]).start()
+    yield running
+    running.stop()
 
 
 def test_a_service_has_its_device_and_the_site_tells_whose_it_is(

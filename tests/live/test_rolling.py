@@ -1,6 +1,5 @@
 """A rolling update under load: on a real site with real agents and the demo model, no request ever fails."""
 
-import os
 import sys
 import threading
 import time
@@ -70,7 +69,7 @@ def agent_with(devices: int, folder: Path) -> Iterator[RealAgent]:
     tool = folder / "nvidia-smi"
     tool.write_text(TOOL.format(python=sys.executable, count=devices))
     tool.chmod(0o755)
-    with RealAgent(environment={"PATH": f"{folder}:{os.environ['PATH']}"}) as agent:
+    with RealAgent(environment={"INFINI_DEVICE_PATH": str(folder)}) as agent:
         yield agent
 
 
