@@ -53,7 +53,8 @@ class RealSite:
     def __init__(self, data_dir: Path, **env: str) -> None:
         self.data_dir = data_dir
         self.port, self.agent_port = free_port(), free_port()
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("INFINI_", "PYTEST_"))}
+        ours = ("INFINI_", "PYTEST_", "DATABASE_URL", "REDIS_URL")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.env |= {
             "DJANGO_SETTINGS_MODULE": "infini.settings",
             "INFINI_DATA_DIR": str(data_dir),
