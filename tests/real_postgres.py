@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from tests.live.site import free_port
+from tests.ports import free_port
 from tests.real_agent import wait_until
 
 # Where Debian's packages and others put the server's programs, which are not on everybody's PATH.

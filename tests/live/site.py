@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import psutil
 import requests
 from django.conf import settings
 
+from tests.ports import free_port
 from tests.real_agent import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +28,6 @@ MARKS = {
     "monitor": "monitor",
     "agent": "infini_agent.py",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def lives(process: psutil.Process) -> bool:
