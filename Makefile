@@ -19,7 +19,7 @@ help:
 	@echo "make demo    run the site with a small model deployed on it"
 	@echo "make up      run the site: web, two workers, monitor, local agent (Ctrl-C ends it)"
 	@echo "make down    end the site and stop the instances on this machine"
-	@echo "make test    run all tests            (ARGS='-k chat' passes on to pytest)"
+	@echo "make test    run all tests            (ARGS='-k chat' runs a part, in one process)"
 	@echo "make lint    check form, types, migrations"
 	@echo "make messages  collect new texts for locale/ and compile what is translated (needs gettext)"
 	@echo "make chaos   200 random faults on a real site and real agents (FAULTS=30 for fewer)"
@@ -58,7 +58,7 @@ down: setup
 	@$(VENV_PYTHON) manage.py down
 
 test: setup-dev
-	@$(VENV_PYTHON) -m pytest -m "not benchmark" $(ARGS)
+	@$(VENV_PYTHON) -m $(if $(ARGS),pytest -m "not benchmark" $(ARGS),tests.whole)
 
 lint: setup-dev
 	@$(VENV_PYTHON) -m ruff format --check .

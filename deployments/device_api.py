@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from deployments.device_documents import device_documents, free_devices_of
+from deployments.device_documents import device_documents, device_rows, free_devices_of
 from deployments.freeing import free_devices
 from deployments.models import Instance
 from infini.api import PlainPagination
@@ -82,9 +82,8 @@ class DeviceList(APIView):
         query = DeviceQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         pages = PlainPagination()
-        shown = pages.paginate_queryset(_asked_for(query.validated_data).values_list("pk", flat=True), request)
-        documents = device_documents(Device.objects.filter(pk__in=shown))
-        return pages.get_paginated_response(documents)
+        rows = pages.paginate_queryset(device_rows(_asked_for(query.validated_data)), request)
+        return pages.get_paginated_response(device_documents(rows))
 
 
 def _asked_for(asked: dict[str, Any]) -> Any:

@@ -38,9 +38,14 @@ def free_devices_of(devices: QuerySet[Device], *, free: bool) -> QuerySet[Device
     return counted.filter(present=True, free_slots__gt=0) if free else counted.exclude(present=True, free_slots__gt=0)
 
 
-def device_documents(devices: QuerySet[Device]) -> list[Row]:
-    """Three queries, whatever the number."""
-    rows = list(with_free_slots(devices).values(*_COLUMNS, "claimed", "free_slots"))
+def device_rows(devices: QuerySet[Device]) -> QuerySet[Any, Row]:
+    """The rows ``device_documents`` is made of; may be counted and cut before."""
+    return devices.values(*_COLUMNS)
+
+
+def device_documents(rows: Iterable[Row]) -> list[Row]:
+    """The API's documents of these rows, in their order; two queries, whatever the number."""
+    rows = list(rows)
     holders = _holders(row["pk"] for row in rows)
     servers = Server.objects.filter(pk__in={row["server_id"] for row in rows}).only("name", "figures", "agent_seen_at")
     live = {server.pk: (server, live_figures(server)) for server in servers}
@@ -49,6 +54,7 @@ def device_documents(devices: QuerySet[Device]) -> list[Row]:
 
 def _document(row: Row, holders: list[Row], server: Server, live: dict[str, Row]) -> Row:
     told = live.get(row["uuid"], {})
+    free_slots = max(0, row["slots"] - len(holders)) if row["present"] else 0
     return {
         "id": row["pk"],
         "server_id": row["server_id"],
@@ -60,8 +66,8 @@ def _document(row: Row, holders: list[Row], server: Server, live: dict[str, Row]
         "health_reason": told.get("health_reason") or "",
         "verified": told.get("verified") is True,
         "processes": [asdict(process) for process in processes_on(told)],
-        "free": row["present"] and row["free_slots"] > 0,
-        "free_slots": max(0, row["free_slots"]) if row["present"] else 0,
+        "free": free_slots > 0,
+        "free_slots": free_slots,
         "instances": holders,
         "observed_at": server.figures.get("devices_observed_at"),
     }

@@ -1,7 +1,7 @@
 """Writing many rows with one statement, whatever their number: the rows travel as one JSON parameter.
 
 Django's own bulk methods take a parameter for each value and split at 999 of them on SQLite, so that their number of
-statements grows with the rows. PostgreSQL is not there yet: it has ``jsonb_to_recordset`` for the same.
+statements grows with the rows.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from django.db import connections, models, router
-from django.db.models import AutoField, Field
+from django.db.models import AutoField, Field, JSONField
 
 M = TypeVar("M", bound=models.Model)
 
@@ -44,12 +44,19 @@ def update(model: type[models.Model], changes: Iterable[Change]) -> set[int]:
     ]
     # What stands in the text are the model's own names; all values are in the parameter.
     table, [key] = connection.ops.quote_name(model._meta.db_table), _names(connection, _fields(model, ["pk"]))
-    sets = [f"{name} = {_value(n)}" for n, name in enumerate(_names(connection, columns), 1)]
-    tests = [f"{table}.{key} = {_value(0)}"]
-    tests += [f"{table}.{name} IS {_value(n)}" for n, name in enumerate(_names(connection, conditions), 1 + len(sets))]
-    sql = f"UPDATE {table} SET {', '.join(sets)} FROM json_each(%s) AS line WHERE {' AND '.join(tests)} RETURNING {key}"
+    first, *others = _values(connection, [*_fields(model, ["pk"]), *columns, *conditions])
+    sets = [f"{name} = {value}" for name, value in zip(_names(connection, columns), others, strict=False)]
+    tests = [f"{table}.{key} = {first}"]
+    tests += [
+        f"{table}.{name} {_is(connection)} {value}"
+        for name, value in zip(_names(connection, conditions), others[len(sets) :], strict=True)
+    ]
+    sql = (
+        f"UPDATE {table} SET {', '.join(sets)} FROM {_lines(connection)} "  # noqa: S608
+        f"WHERE {' AND '.join(tests)} RETURNING {table}.{key}"
+    )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [json.dumps(rows)])
+        cursor.execute(sql, [json.dumps(rows, default=str)])
         return {row[0] for row in cursor.fetchall()}
 
 
@@ -61,15 +68,14 @@ def insert(rows: Sequence[M]) -> None:
     model = type(rows[0])
     connection = connections[router.db_for_write(model)]
     columns: list[Field] = [f for f in model._meta.concrete_fields if not isinstance(f, AutoField)]
-    lines = [[f.get_db_prep_save(f.value_from_object(row), connection) for f in columns] for row in rows]
+    lines = [[_prepared(connection, f, f.value_from_object(row)) for f in columns] for row in rows]
     table, names = connection.ops.quote_name(model._meta.db_table), _names(connection, columns)
-    values = [_value(n) for n in range(len(names))]
     sql = (
-        f"INSERT INTO {table} ({', '.join(names)}) "
-        f"SELECT {', '.join(values)} FROM json_each(%s) AS line WHERE true ON CONFLICT DO NOTHING"
+        f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(_values(connection, columns))} "  # noqa: S608
+        f"FROM {_lines(connection)} WHERE true ON CONFLICT DO NOTHING"
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql, [json.dumps(lines)])
+        cursor.execute(sql, [json.dumps(lines, default=str)])
 
 
 def _fields(model: type[models.Model], names: Iterable[str]) -> list[Field]:
@@ -82,9 +88,35 @@ def _names(connection: Any, fields: Iterable[Field]) -> list[str]:
 
 
 def _stored(connection: Any, columns: Iterable[Field], values: Mapping[str, Any]) -> list[Any]:
-    """As the database keeps them: times and JSON as text."""
-    return [column.get_db_prep_save(values[column.name], connection) for column in columns]
+    return [_prepared(connection, column, values[column.name]) for column in columns]
 
 
-def _value(place: int) -> str:
-    return f"json_extract(line.value, '$[{place}]')"
+def _prepared(connection: Any, field: Field, value: Any) -> Any:
+    """As it travels: on SQLite times and JSON are text in the table too, on PostgreSQL JSON is part of the line."""
+    if connection.vendor == "postgresql" and isinstance(field, JSONField):
+        return value
+    return field.get_db_prep_save(value, connection)
+
+
+def _lines(connection: Any) -> str:
+    """The parameter as a table ``line`` of one column ``value``, a row's values as a list."""
+    if connection.vendor == "postgresql":
+        return "jsonb_array_elements(CAST(%s AS jsonb)) AS line(value)"
+    return "json_each(%s) AS line"
+
+
+def _values(connection: Any, columns: Iterable[Field]) -> list[str]:
+    """Each of a line's values, as these columns take it."""
+    if connection.vendor != "postgresql":
+        return [f"json_extract(line.value, '$[{n}]')" for n, _ in enumerate(columns)]
+    return [
+        f"NULLIF(line.value -> {n}, 'null'::jsonb)"
+        if isinstance(column, JSONField)
+        else f"CAST(line.value ->> {n} AS {column.db_type(connection)})"
+        for n, column in enumerate(columns)
+    ]
+
+
+def _is(connection: Any) -> str:
+    """Equal, or both null."""
+    return "IS NOT DISTINCT FROM" if connection.vendor == "postgresql" else "IS"

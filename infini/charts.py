@@ -85,7 +85,7 @@ class Place(Func):
         return self._sql("CAST(strftime('%%%%s', %(expressions)s) AS INTEGER)", compiler, connection, **more)
 
     def as_postgresql(self, compiler: Any, connection: Any, **more: Any) -> Any:
-        return self._sql("CAST(EXTRACT(epoch FROM %(expressions)s) AS BIGINT)", compiler, connection, **more)
+        return self._sql("CAST(FLOOR(EXTRACT(epoch FROM %(expressions)s)) AS BIGINT)", compiler, connection, **more)
 
     def _sql(self, seconds: str, compiler: Any, connection: Any, **more: Any) -> Any:
         return self.as_sql(compiler, connection, template=f"(({seconds} - %(first)s) / %(step)s)", **more)

@@ -16,6 +16,7 @@ from typing import Any
 from channels.db import database_sync_to_async
 from django.db.models import Max
 
+from infini.event_order import in_order
 from infini.models import Event
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ async def last_sequence() -> int:
 
 
 def _last_sequence() -> int:
-    return Event.objects.aggregate(last=Max("pk"))["last"] or 0
+    with in_order():
+        return Event.objects.aggregate(last=Max("pk"))["last"] or 0
 
 
 async def _read(seq: int) -> list[Happening]:
@@ -91,7 +93,11 @@ async def _read(seq: int) -> list[Happening]:
 
 
 def _next_events(seq: int) -> list[Happening]:
-    return [_happening(event) for event in Event.objects.filter(pk__gt=seq).order_by("pk")[:PIECE_EVENTS]]
+    news = Event.objects.filter(pk__gt=seq).order_by("pk")[:PIECE_EVENTS]
+    if not news.exists():
+        return []
+    with in_order():
+        return [_happening(event) for event in news.all()]
 
 
 def _happening(event: Event) -> Happening:

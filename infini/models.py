@@ -112,7 +112,7 @@ class LoginFailure(models.Model):
 class Event(models.Model):
     """One thing that happened, written in the transaction that changed the fact; never changed afterwards.
 
-    ``id`` is the sequence. On SQLite one transaction writes at a time, so it is in order of commit.
+    ``id`` is the sequence; whoever reads on by it does so within ``event_order.in_order()`` and misses none.
     The subject is kept as text: it outlives the object it tells of.
     """
 

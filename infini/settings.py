@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from django.utils.translation import gettext_lazy as _
 
-from infini import secrets
+from infini import databases, secrets
 from infini.env import env_bool, env_float, env_int, env_list, env_str, env_word
 from infini.unfold_settings import UNFOLD  # noqa: F401  (the admin's look; read by unfold)
 
@@ -178,19 +178,10 @@ TEMPLATES = [
     }
 ]
 
-# WAL with IMMEDIATE transactions: no "database is locked" with web, worker and monitor writing one file.
 # No ATOMIC_REQUESTS: reads inside atomic() would queue behind writers.
+DATABASE_URL = env_str("DATABASE_URL")
 DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": DATA_DIR / "infini.sqlite3",
-        "OPTIONS": {
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 20,
-            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA foreign_keys=ON",
-        },
-        "TEST": {"NAME": str(DATA_DIR / "test.sqlite3")},
-    }
+    "default": databases.postgresql(DATABASE_URL) if DATABASE_URL else databases.sqlite(DATA_DIR / "infini.sqlite3")
 }
 
 # Steps are short, claimed by a lease and may run twice; see deployments/steps.py. queue_limit equals the workers,

@@ -7,7 +7,7 @@ many servers there are. The answer says how far apart the minutes are.
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection
@@ -20,6 +20,31 @@ MOST_ROWS = 12_500
 MINUTE = 60
 _HOST = ("cpu_percent", "memory_percent")
 _DEVICE = ("utilization_percent", "device_memory_percent")
+
+
+class _Form(NamedTuple):
+    """How a database says it: a sample's second, the moments asked for, a sample's devices and the figures of one."""
+
+    epoch: str
+    moments: str
+    devices: str
+    figure: str
+
+
+_FORMS = {
+    "sqlite": _Form(
+        "CAST(strftime('%%s', s.at) AS INTEGER)",
+        "SELECT value FROM json_each(%s)",
+        "json_each(s.devices)",
+        "json_extract(d.value, '$[{}]')",
+    ),
+    "postgresql": _Form(
+        "CAST(EXTRACT(epoch FROM s.at) AS BIGINT)",
+        "SELECT CAST(value AS timestamptz) FROM jsonb_array_elements_text(CAST(%s AS jsonb))",
+        "jsonb_each(s.devices)",
+        "CAST(d.value ->> {} AS double precision)",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -62,18 +87,17 @@ def _read(frame: Frame, every: int) -> dict[int, dict[str, float | None]]:
     """By step, the means of what was told in it; a step of which nothing was told is not there."""
     first = int(frame.begin.timestamp())
     moments = [datetime.fromtimestamp(at, frame.begin.tzinfo) for at in range(first, int(frame.end.timestamp()), every)]
-    stored = json.dumps([connection.ops.adapt_datetimefield_value(at) for at in moments])
-    table = connection.ops.quote_name(Sample._meta.db_table)
-    # What stands in the text are the model's own names; all values are parameters. As in infini.bulk, SQLite's JSON.
-    slot = "(CAST(strftime('%%s', s.at) AS INTEGER) - %s) / %s"
-    within = "s.at IN (SELECT value FROM json_each(%s))"
+    # What stands in the text are the model's own names; all values are parameters.
+    table, form = connection.ops.quote_name(Sample._meta.db_table), _FORMS[connection.vendor]
+    stored = json.dumps([connection.ops.adapt_datetimefield_value(at) for at in moments], default=str)
+    slot, within = f"({form.epoch} - %s) / %s", f"s.at IN ({form.moments})"
     host = (
         f"SELECT {slot}, COUNT(DISTINCT s.server_id), AVG(s.cpu_percent), AVG(s.memory_percent) "  # noqa: S608
         f"FROM {table} AS s WHERE {within} GROUP BY 1"
     )
     devices = (
-        f"SELECT {slot}, AVG(json_extract(d.value, '$[0]')), AVG(json_extract(d.value, '$[1]')) "  # noqa: S608
-        f"FROM {table} AS s, json_each(s.devices) AS d WHERE {within} GROUP BY 1"
+        f"SELECT {slot}, AVG({form.figure.format(0)}), AVG({form.figure.format(1)}) "  # noqa: S608
+        f"FROM {table} AS s, {form.devices} AS d WHERE {within} GROUP BY 1"
     )
     found: dict[int, dict[str, float | None]] = {}
     with connection.cursor() as cursor:

@@ -1,12 +1,29 @@
-"""People with each role, and clients that act as them."""
+"""People with each role, and clients that act as them; which tests want the machine for themselves."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from django.contrib.auth.models import Group
 from rest_framework.test import APIClient
 
 from infini.models import User
+
+HERE = Path(__file__).parent
+# What measures time, or shares the machine badly. All else runs two at a time; see tests/whole.py.
+ALONE = (
+    *("agent/test_limits.py", "agent/test_logs.py", "chat/test_cancel.py", "chat/test_gateway_process.py"),
+    *("chat/test_latency.py", "chat/test_limits.py", "chat/test_socket.py", "infini/test_supervisor.py"),
+    *("live/test_browser_terminal.py", "live/test_chaos.py", "live/test_commands.py", "live/test_up.py"),
+    "terminals/test_flow.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        path = item.path.relative_to(HERE).as_posix()
+        if path.startswith(ALONE):
+            item.add_marker("alone")
 
 
 @pytest.fixture

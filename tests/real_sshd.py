@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
 from tests.real_agent import wait_until
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
@@ -139,7 +140,7 @@ class RealSshd:
         """Start on the port it had, or a free one."""
         wanted = self.port
         for _attempt in range(5):
-            self.port = wanted or _free_port(self.host)
+            self.port = wanted or free_port(self.host)
             self._write_config()
             log = open(self.folder / "log", "ab")  # noqa: SIM115
             with log:
@@ -315,12 +316,7 @@ def says(text: bytes) -> Callable[[socket.socket, threading.Event], None]:
 
 def refused_port() -> int:
     """A port nobody listens on."""
-    return _free_port("127.0.0.1")
-
-
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as sock:
-        return int(sock.getsockname()[1])
+    return free_port()
 
 
 def _knows_penalties() -> bool:

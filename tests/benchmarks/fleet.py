@@ -31,8 +31,8 @@ from tests.benchmarks.simulated_agents import INSTANCES, address_of, key_of  # n
 FIGURES = {"cpu_percent": 12.0, "memory_percent": 40.0, "disk_percent": 70.0, "errors": {}}
 
 
-def fill(servers: int, services: int) -> None:
-    """That many servers and services more, each service on two servers and deployed once."""
+def fill(servers: int, services: int, of: int = 2) -> None:
+    """That many servers and services more, each service on two servers, or ``of``, and deployed once."""
     start, now = Service.objects.count(), timezone.now()
     environment, _ = Environment.objects.get_or_create(name="production")
     brand, _ = Brand.objects.get_or_create(name="Brand")
@@ -54,7 +54,7 @@ def fill(servers: int, services: int) -> None:
         service.current_revision = revision
     Service.objects.bulk_update(made, ["current_revision"], batch_size=200)
     placements = Placement.objects.bulk_create(
-        Placement(service=s, server=boxes[(n + k) % servers]) for n, s in enumerate(made) for k in (0, 1)
+        Placement(service=s, server=boxes[(n + k) % servers]) for n, s in enumerate(made) for k in range(of)
     )
     Instance.objects.bulk_create(
         Instance(
@@ -68,8 +68,8 @@ def fill(servers: int, services: int) -> None:
     )
 
 
-def fill_past(hours: int) -> None:
-    """Eight devices in each server, half of them given away; a sample a minute, and 300 requests a minute."""
+def fill_past(hours: int, requests: int = 300) -> None:
+    """Eight devices in each server, half of them given away; a sample a minute, and so many requests a minute."""
     Device.objects.bulk_create(
         Device(server=server, uuid=f"d-{n}", index=n, vendor="nvidia" if server.pk % 3 else "ascend", name="H20")
         for server in Server.objects.only("pk")
@@ -95,7 +95,7 @@ def fill_past(hours: int) -> None:
         )  # fmt: skip
         Usage.objects.bulk_create(
             Usage(at=at, user_id=1 + n % 7, prompt_tokens=300, completion_tokens=90, path="chat", outcome="complete")
-            for n in range(300)
+            for n in range(requests)
         )
 
 
@@ -125,10 +125,16 @@ def fill_simulated(agents: int, port: int, certificate: str) -> None:
     )  # fmt: skip
 
 
-def main(*arguments: str) -> None:
+def key_of_admin() -> str:
+    """A key of the user ``admin``, who is made, as the tables are, when there is none yet."""
     call_command("migrate", verbosity=0)
     admin = User.objects.filter(username="admin").first()
     admin = admin or User.objects.create_superuser("admin", password=os.environ["INFINI_ADMIN_PASSWORD"])
+    return create_key(user=admin, name="bench", by=None)[1]
+
+
+def main(*arguments: str) -> None:
+    key = key_of_admin()
     if arguments[0] == "simulated":
         agents, port, certificate = arguments[1:]
         fill_simulated(int(agents), int(port), Path(certificate).read_text())
@@ -136,7 +142,7 @@ def main(*arguments: str) -> None:
         fill(*map(int, arguments[:2]))
         if arguments[2:]:
             fill_past(int(arguments[2]))
-    print(create_key(user=admin, name="bench", by=None)[1])
+    print(key)
 
 
 if __name__ == "__main__":

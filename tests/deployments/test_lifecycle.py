@@ -9,7 +9,7 @@ import pytest
 from django.conf import settings
 from pytest_django.fixtures import Settings
 
-from deployments import lifecycle
+from deployments import asking, lifecycle
 from deployments.asking import refresh_now
 from deployments.models import Instance, Operation, PortClaim, Service, Tombstone
 from deployments.phases import OperationState, Phase, Wanted
@@ -77,9 +77,10 @@ def test_wrong_token_and_nonsense_are_told_apart(make_server: Callable[..., Serv
 
 
 def test_a_slow_agent_is_lost_and_the_others_go_on(
-    make_server: Callable[..., Server], make_service: Make, settings: Settings
+    make_server: Callable[..., Server], make_service: Make, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.AGENT_TIMEOUT_SECONDS = 1.0
+    monkeypatch.setattr(asking, "REFRESH_TIMEOUT_SECONDS", 1.0)
     good = make_server("good")
     with socket.create_server(("127.0.0.1", 0), backlog=20) as silent:
         slow = make_server("slow", agent_port=silent.getsockname()[1], agent_token="t")

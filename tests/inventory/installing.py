@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,15 +19,11 @@ from inventory.installation import runner
 from inventory.installation.asking import ask_for_one
 from inventory.installation.states import Kind
 from inventory.models import Installation, Server
+from tests.ports import free_port
 from tests.real_agent import AGENT_FILE, is_running
 from tests.real_sshd import RealSshd
 
 INSTALLER = AGENT_FILE.with_name("install_agent.py")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Machine:

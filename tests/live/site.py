@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import psutil
 import requests
 from django.conf import settings
 
+from tests.ports import free_port
 from tests.real_agent import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +28,6 @@ MARKS = {
     "monitor": "monitor",
     "agent": "infini_agent.py",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def lives(process: psutil.Process) -> bool:
@@ -53,7 +47,8 @@ class RealSite:
     def __init__(self, data_dir: Path, **env: str) -> None:
         self.data_dir = data_dir
         self.port, self.agent_port = free_port(), free_port()
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith(("INFINI_", "PYTEST_"))}
+        ours = ("INFINI_", "PYTEST_", "DATABASE_URL", "REDIS_URL")
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         self.env |= {
             "DJANGO_SETTINGS_MODULE": "infini.settings",
             "INFINI_DATA_DIR": str(data_dir),
