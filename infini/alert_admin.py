@@ -76,7 +76,7 @@ class AlertTargetAdmin(PagedAdmin, RecordAdmin):
     search_fields = ["name", "address"]
     empty_text = _("A target is told when a server falls silent, an instance fails or automatic action pauses.")
     removed_effect = _("They are told of nothing any more.")
-    fieldsets = [(None, {"fields": ["name", "kind", "address", "secret", "kinds", "enabled"]})]
+    fieldsets = [(None, {"fields": ["name", "kind", "address", "secret", "kinds", "language", "enabled"]})]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         signed = ExpressionWrapper(~Q(secret=""), BooleanField())

@@ -29,8 +29,8 @@ class TargetSerializer(VersionedSerializer):
     class Meta:
         model = AlertTarget
         fields = [
-            "id", "name", "kind", "address", "secret", "secret_set", "kinds", "enabled", "last_sent_at", "last_error",
-            "version", "created_at",
+            "id", "name", "kind", "address", "secret", "secret_set", "kinds", "language", "enabled", "last_sent_at",
+            "last_error", "version", "created_at",
         ]  # fmt: skip
         read_only_fields = ["last_sent_at", "last_error", "created_at"]
 

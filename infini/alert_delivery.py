@@ -23,7 +23,7 @@ from django.utils.translation import gettext_noop
 from django_q.tasks import async_task
 
 from infini import events
-from infini.alert_messages import Message, Undelivered, message_of, send, summary_of, test_message
+from infini.alert_messages import Message, Undelivered, in_language_of, message_of, send, summary_of, test_message
 from infini.errors import Unavailable
 from infini.models import AlertDelivery, AlertPhase, AlertTarget, DeliveryState, Lease
 from infini.said import said
@@ -83,9 +83,12 @@ def deliver_due() -> int:
 def send_test(target: AlertTarget, *, by: events.Actor) -> None:
     """Send one message now and note the outcome; raises Unavailable with why it was not taken."""
 
+    with in_language_of(target):
+        message = test_message()
+
     async def attempt() -> None:
         async with aiohttp.ClientSession() as session:
-            await send(session, target, test_message())
+            await send(session, target, message)
 
     error = ""
     try:
@@ -134,8 +137,9 @@ def _claim(target: AlertTarget, now: datetime) -> Batch | None:
     taken = list(AlertDelivery.objects.filter(claim=claim).select_related("alert").order_by("pk"))
     single, rest = (taken, []) if len(taken) <= room else (taken[: room - 1], taken[room - 1 :])
     AlertDelivery.objects.filter(claim=claim, pk__in=[d.pk for d in rest[1:]]).update(in_summary=True)
-    parcels = [(message_of(delivery), [delivery.pk]) for delivery in single]
-    parcels += [(summary_of(rest), [d.pk for d in rest])] if rest else []
+    with in_language_of(target):
+        parcels = [(message_of(delivery), [delivery.pk]) for delivery in single]
+        parcels += [(summary_of(rest), [d.pk for d in rest])] if rest else []
     return Batch(target, claim, parcels) if parcels else None
 
 

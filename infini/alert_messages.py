@@ -14,11 +14,12 @@ from typing import Any
 import aiohttp
 from django.conf import settings
 from django.core import mail
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from infini.models import Alert, AlertDelivery, AlertPhase, AlertState, AlertTarget, TargetKind
+from infini.said import said
 
 TIMEOUT_SECONDS = 10.0
 NAMED_IN_SUMMARY = 10
@@ -48,15 +49,20 @@ def site_address() -> str:
     return settings.PUBLIC_URL or f"http://{socket.gethostname()}:{settings.PORT}"
 
 
+def in_language_of(target: AlertTarget) -> translation.override:
+    """Within it messages are made in what the target reads; words for machines stay as they are."""
+    return translation.override(target.language or settings.LANGUAGE_CODE)
+
+
 def message_of(delivery: AlertDelivery) -> Message:
     """One phase of one alert."""
     alert, over = delivery.alert, delivery.phase == AlertPhase.RECOVERED
-    said = (alert.ending if over else alert.message) or str(alert)
+    told = said((alert.ending if over else alert.message) or str(alert))
     title = _("Recovered: %(alert)s") % {"alert": alert} if over else str(alert)
-    lines = [said, _("Since: %(at)s") % {"at": _moment(alert.opened_at)}]
+    lines = [told, _("Since: %(at)s") % {"at": _moment(alert.opened_at)}]
     if over and alert.recovered_at:
         lines.append(_("Over at: %(at)s") % {"at": _moment(alert.recovered_at)})
-    return _message(str(delivery.pk), title, lines, {**_facts(delivery), "message": said})
+    return _message(str(delivery.pk), title, lines, {**_facts(delivery), "message": told})
 
 
 def summary_of(deliveries: Sequence[AlertDelivery]) -> Message:
@@ -64,15 +70,15 @@ def summary_of(deliveries: Sequence[AlertDelivery]) -> Message:
     rest = [_short(delivery) for delivery in deliveries]
     named = "; ".join(rest[:NAMED_IN_SUMMARY])
     title = _("and %(n)d more") % {"n": len(rest)}
-    said = f"{title}: {named}{'; …' if len(rest) > NAMED_IN_SUMMARY else ''}"
-    document = _about_site("summary", said) | {"alerts": [_facts(d) for d in deliveries[:LISTED_IN_SUMMARY]]}
+    told = f"{title}: {named}{'; …' if len(rest) > NAMED_IN_SUMMARY else ''}"
+    document = _about_site("summary", told) | {"alerts": [_facts(d) for d in deliveries[:LISTED_IN_SUMMARY]]}
     return _message(str(deliveries[0].pk), title, [title, *rest[:LISTED_IN_SUMMARY]], document)
 
 
 def test_message() -> Message:
-    said = _("This is a test: alerts of this site arrive here.")
+    told = _("This is a test: alerts of this site arrive here.")
     moment = f"test-{timezone.now():%Y%m%d%H%M%S%f}"
-    return _message(moment, _("Test"), [said], _about_site("test", said))
+    return _message(moment, _("Test"), [told], _about_site("test", told))
 
 
 async def send(session: aiohttp.ClientSession, target: AlertTarget, message: Message) -> None:
@@ -161,10 +167,10 @@ def _facts(delivery: AlertDelivery) -> dict[str, Any]:
     }
 
 
-def _about_site(kind: str, said: str) -> dict[str, Any]:
+def _about_site(kind: str, told: str) -> dict[str, Any]:
     subject = {"kind": "site", "id": "", "name": "Infini"}
     moments = {"opened_at": _iso(timezone.now()), "recovered_at": None}
-    return {"kind": kind, "state": "open", "subject": subject, "message": said, **moments, "site": site_address()}
+    return {"kind": kind, "state": "open", "subject": subject, "message": told, **moments, "site": site_address()}
 
 
 def _short(delivery: AlertDelivery) -> str:

@@ -203,6 +203,13 @@ class AlertTarget(Versioned):
         help_text=_("Webhook only: signs each message, as X-Infini-Signature: sha256=HMAC of the body."),
     )
     kinds = models.JSONField(_("alerts"), default=list, blank=True, help_text=_("Empty: all."))
+    language = models.CharField(
+        _("language"),
+        max_length=10,
+        blank=True,
+        choices=settings.LANGUAGES,
+        help_text=_("Of what it is told. Empty: English."),
+    )
     enabled = models.BooleanField(_("enabled"), default=True)
 
     # Observed.

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from email import message_from_string, policy
+from email import message_from_bytes, policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ def smtp_sink() -> Iterator[SmtpSink]:
             lines = []
             while (line := self.rfile.readline().decode()) != ".\r\n":
                 lines.append(line)
-            sink.mails.append(message_from_string("".join(lines), policy=policy.default))
+            sink.mails.append(message_from_bytes("".join(lines).encode(), policy=policy.default))
 
     server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,5 +1,6 @@
 """Targets: what may be one, by mail and over TLS, tested by a person; their secret is never shown."""
 
+import json
 import logging
 import socket
 from collections.abc import Callable
@@ -36,6 +37,28 @@ def test_by_mail(sink: SmtpSink) -> None:
     assert second["Subject"].startswith("[Infini] Recovered: ")
     assert "gpu-07: no answer." in first.get_content() and "Since: 2" in first.get_content()
     assert sink.recipients == ["ops@example.org"] * 2
+
+
+def test_each_target_is_told_in_its_language(sink: SmtpSink) -> None:
+    AlertTarget.objects.create(name="mail", kind="email", address="ops@example.org")
+    chinese = AlertTarget.objects.create(name="yunwei", kind="email", address="yunwei@example.org", language="zh-hans")
+    with http_receiver() as hook:
+        AlertTarget.objects.create(name="hook", address=hook.url, language="zh-hans")
+        open_alert(OFFLINE, GPU, "gpu-07: no answer since 2026-11-20 14:02:07 UTC.")
+        assert deliver_due() == 3
+        recover(OFFLINE, GPU, "")
+        assert deliver_due() == 3
+        documents = [json.loads(post.body) for post in hook.posts]
+    told = {(to, mail["Subject"]): mail.get_content() for to, mail in zip(sink.recipients, sink.mails, strict=True)}
+    assert "gpu-07: no answer since" in told["ops@example.org", "[Infini] Server offline: gpu-07"]
+    text = told["yunwei@example.org", "[Infini] 服务器离线: gpu-07"]
+    assert "gpu-07：自 2026-11-20 14:02:07 UTC 起" in text and "no answer" not in text and "Since" not in text
+    assert "已恢复" in " ".join(subject for to, subject in told if to == "yunwei@example.org")
+    assert documents[0]["message"] in text
+    assert (documents[0]["kind"], documents[0]["state"]) == ("server_offline", "open")
+
+    send_test(chinese, by=None)
+    assert sink.mails[-1]["Subject"] == "[Infini] 测试" and "这是一条测试" in sink.mails[-1].get_content()
 
 
 def test_a_refused_recipient_and_a_missing_mail_server_are_said(sink: SmtpSink, settings: Any) -> None:
