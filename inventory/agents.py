@@ -5,6 +5,7 @@ while the network is waited for.
 """
 
 import asyncio
+import asyncio.sslproto
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ from infini.errors import Unavailable
 from inventory.models import Server
 
 ANSWER_MAX_BYTES = 8 * 1024 * 1024
+TLS_READ_BYTES = 32 * 1024
 
 
 class AgentError(Unavailable):
@@ -187,6 +189,15 @@ def _pinned(certificate: str) -> aiohttp.Fingerprint:
     """The same object for the same certificate: aiohttp goes by it to find a connection that is kept alive."""
     der = ssl.PEM_cert_to_DER_cert(certificate)
     return aiohttp.Fingerprint(hashlib.sha256(der).digest())
+
+
+def keep_connections_small() -> None:
+    """For a process that keeps hundreds of TLS connections: each holds TLS_READ_BYTES for reading from now on.
+
+    asyncio's 256 KiB come to 140 MB with 550 agents. There is no public setting for it; should a newer Python no longer
+    have the attribute, more memory is used and nothing else changes.
+    """
+    asyncio.sslproto.SSLProtocol.max_size = TLS_READ_BYTES
 
 
 Answer = dict[str, Any] | AgentError

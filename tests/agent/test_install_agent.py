@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.real_agent import AGENT_FILE, PYTHON, is_running, wait_until
+from tests.real_sshd import require
 
 INSTALLER = AGENT_FILE.with_name("install_agent.py")
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="installs as root does")
@@ -36,18 +37,30 @@ def installer() -> ModuleType:
     return module
 
 
+# What a machine boots with, private to one process: its own /run, crontabs and cron.d, and no jobs of this machine.
+CRON_OF_ITS_OWN = """
+mount -t tmpfs none /run
+mount --bind "$1/spool" /var/spool/cron
+mount --bind "$1/cron.d" /etc/cron.d
+mount --bind /dev/null /etc/crontab
+shift
+exec "$@"
+"""
+
+
 class Machine:
     """A root directory to install below, and what is asked of the installer there."""
 
     def __init__(self, root: Path, port: int) -> None:
         self.root, self.port = root, port
         self.environment = dict(os.environ)
+        self.before: list[str] = []
 
     def ask(self, verb: str, **request: Any) -> dict[str, Any]:
         """As the site does it: one JSON object in, one answer out."""
         body = {"do": verb, "root": str(self.root), "host": "127.0.0.1", "port": self.port, **request}
         done = subprocess.run(
-            [PYTHON, "-I", str(INSTALLER)],
+            [*self.before, PYTHON, "-I", str(INSTALLER)],
             input=json.dumps(body),
             env=self.environment,
             capture_output=True,
@@ -61,7 +74,7 @@ class Machine:
     def by_hand(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         place = ["--root", str(self.root), "--port", str(self.port), "--agent", str(AGENT_FILE)]
         return subprocess.run(
-            [PYTHON, str(INSTALLER), *place, *arguments],
+            [*self.before, PYTHON, str(INSTALLER), *place, *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -73,14 +86,44 @@ class Machine:
         return {str(path.relative_to(self.root)): path.lstat().st_mode for path in sorted(self.root.rglob("*"))}
 
     def agent_pids(self) -> list[int]:
-        mark = str(self.root / "opt/infini-agent/infini_agent.py").encode()
+        return self.pids_with(str(self.root / "opt/infini-agent/infini_agent.py"), "--state-dir")
+
+    def pids_with(self, *words: str) -> list[int]:
+        """The processes that have these words in their command line."""
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and is_running(int(entry.name)):
-                words = (entry / "cmdline").read_bytes().split(b"\0") if entry.exists() else []
-                if mark in words and b"--state-dir" in words:
-                    found.append(int(entry.name))
+                with contextlib.suppress(OSError):
+                    if {word.encode() for word in words} <= set((entry / "cmdline").read_bytes().split(b"\0")):
+                        found.append(int(entry.name))
         return found
+
+    def has_cron_of_its_own(self, kind: str) -> None:
+        """From here on the installer sees a cron whose crontabs are not this machine's, with or without a cron.d."""
+        for name in ("spool", "spool/crontabs", "cron.d"):
+            (self.root / name).mkdir()
+        (self.root / "etc/cron.d").rmdir()
+        if kind == "cron.d":
+            (self.root / "etc/cron.d").symlink_to(self.root / "cron.d")
+        namespace = ["unshare", "--mount", "--propagation", "private"]
+        self.before = [*namespace, "/bin/sh", "-ec", CRON_OF_ITS_OWN, "sh", str(self.root)]
+
+    def crash(self, *keys: str) -> None:
+        """End all that runs, as a power cut does, and leave files that are of another boot."""
+        for pid in self.pids_with("/bin/sh", str(self.root / "opt/infini-agent/supervise.sh")):
+            os.kill(pid, 9)
+        for pid in self.agent_pids():
+            os.kill(pid, 9)
+        for key in keys:
+            folder = self.root / "var/lib/infini-agent/instances" / key
+            record = json.loads((folder / "process.json").read_text())
+            for pid in (record["shim"][0], record["process"][0]):
+                os.kill(pid, 9)
+                wait_until(lambda pid=pid: not is_running(pid))
+            boot = record["process"][2]
+            for name in ("instance.json", "process.json"):
+                (folder / name).write_text((folder / name).read_text().replace(boot, "the-boot-before"))
+        wait_until(lambda: not self.agent_pids())
 
 
 @pytest.fixture
@@ -241,6 +284,40 @@ def test_one_crontab_line_whatever_else_is_there(installer: ModuleType, tmp_path
     assert installer.with_cron_line(["# my own", "0 3 * * * backup"], place, line) == mine
     assert installer.with_cron_line(mine, place, line) == mine
     assert installer.with_cron_line(mine, place) == mine[:2]
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("kind", ["cron.d", "crontab"])
+def test_cron_starts_the_agent_at_boot_and_that_its_instances(machine: Machine, kind: str) -> None:
+    """The real cron reads what the installer wrote. The kernel's boot id cannot change here: that of the files does."""
+    require(shutil.which("cron") and shutil.which("crontab"), "cron")
+    require(subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0, "mount namespaces")
+    machine.has_cron_of_its_own(kind)
+    assert machine.by_hand("--host", "127.0.0.1").returncode == 0
+    assert machine.ask("look")["supervision"] == kind
+    for key, policy in (("wanted", "always"), ("once", "never")):
+        ask_agent(machine, "POST", f"/service/{key}/deploy", {"command": "exec sleep 600", "restart": policy})
+    machine.crash("wanted", "once")
+
+    with subprocess.Popen([*machine.before, "cron", "-f"], start_new_session=True) as cron:
+        try:
+            wait_until(machine.agent_pids, 20, "cron has started the agent")
+            found = {}
+
+            def comes_back() -> bool:
+                with contextlib.suppress(OSError):
+                    found.update(ask_agent(machine, "GET", "/service/wanted/status"))
+                return found.get("phase") == "running"
+
+            wait_until(comes_back, 20, "the instance is back")
+            assert found["restarts"] == 1 and "rebooted" in found["restart_history"][0]["reason"]
+            assert ask_agent(machine, "GET", "/service/once/status")["phase"] == "failed"
+            machine.ask("stop_instances")
+            assert machine.by_hand("--remove").returncode == 0 and machine.agent_pids() == []
+        finally:
+            cron.kill()
+    written = [path for name in ("spool", "cron.d") for path in (machine.root / name).rglob("*") if path.is_file()]
+    assert not [path for path in written if "infini" in path.read_text()]
 
 
 def ask_agent(machine: Machine, method: str, path: str, body: Any = None) -> dict[str, Any]:

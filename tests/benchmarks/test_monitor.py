@@ -137,11 +137,13 @@ def test_500_servers(fleet: SimulatedFleet, web: Web, monitor: psutil.Process, t
     table.add("new TLS connections meanwhile", str(connections), "", "0")
     table.add("change seen in the page, median", f"{statistics.median(seen):.2f} s")
     table.add("change seen in the page, worst", f"{max(seen):.2f} s", "", f"{ROUND_SECONDS + 1:.0f} s")
-    table.add("monitor, resident", f"{monitor.memory_info().rss / 1e6:.0f} MB")
+    memory = monitor.memory_info().rss / 1e6
+    table.add("monitor, resident", f"{memory:.0f} MB", "", "250 MB")
     assert share < 0.25
     assert max(seen) <= ROUND_SECONDS + 1
     assert 0.9 < reports / AGENTS / (took / ROUND_SECONDS) < 1.1
     assert connections == 0
+    assert memory < 250
 
 
 def seconds_until_seen(fleet: SimulatedFleet, web: Web, session: requests.Session, number: int) -> float:

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand
 
 from deployments.monitor import Monitor
 from infini import rounds
+from inventory.agents import keep_connections_small
 
 
 class Command(BaseCommand):
@@ -15,6 +16,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        keep_connections_small()
         monitor = Monitor()
         try:
             with rounds.kept(monitor.leads):
