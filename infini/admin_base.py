@@ -2,7 +2,7 @@
 errors of verbs as messages and form errors, secrets never shown, object pages, actions only by POST.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from django import forms
@@ -38,7 +38,7 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from infini import extras, records
+from infini import extras, records, visibility
 from infini.admin_csv import CsvAdmin
 from infini.admin_verbs import Verb, VerbsAdmin, names_of
 from infini.display import ABSENT
@@ -68,6 +68,7 @@ __all__ = [
     "UserChangeForm",
     "UserCreationForm",
     "display",
+    "offer_visible",
 ]
 
 
@@ -77,7 +78,8 @@ class RelatedDropdownFilter(WholeRowsDropdownFilter):
     def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
         model = field.remote_field.model
         named = [column.name for column in model._meta.concrete_fields if column.name in ("name", "model")]
-        return [(row.pk, str(row)) for row in model._default_manager.only(*named)]
+        rows = visibility.visible(model._default_manager.only(*named), request.user)
+        return [(row.pk, str(row)) for row in rows]
 
 
 class MonoTextarea(UnfoldAdminTextareaWidget):
@@ -145,6 +147,13 @@ class SecretField(forms.CharField):
         return (bound.initial or "") if bound.data is None else self.clean(bound.data)
 
 
+def offer_visible(fields: Mapping[str, forms.Field], user: Any) -> None:
+    """Have fields that offer rows offer those alone which ``user`` may see."""
+    for field in fields.values():
+        if isinstance(field, forms.ModelChoiceField) and field.queryset is not None:
+            field.queryset = visibility.visible(field.queryset, user)
+
+
 class BaseForm(forms.ModelForm):
     """A form that carries the version its editor saw and shows what a verb refused."""
 
@@ -154,6 +163,8 @@ class BaseForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["seen_version"].initial = getattr(self.instance, "version", None)
+        if self.request is not None:
+            offer_visible(self.fields, self.request.user)
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()
@@ -236,9 +247,10 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
         return PageChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = self.annotated(request, self.model._default_manager.get_queryset())
+        rows = visibility.visible(self.model._default_manager.get_queryset(), request.user)
+        rows = self.annotated(request, rows)
         for column in extras.columns(self.opts.label_lower):
-            rows = column.annotate(rows)
+            rows = column.annotate(rows, request.user)
         ordering = self.get_ordering(request)
         return rows.order_by(*ordering) if ordering else rows
 
@@ -257,6 +269,11 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
             self.refuse_foreign_action(request)
         return super().changelist_view(request, extra_context)
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """What keeps a row from being deleted is not named to somebody who may not see all of it; the verb refuses."""
+        doomed, counts, lacking, keepers = super().get_deleted_objects(objs, request)
+        return doomed, counts, lacking, keepers if visibility.limits_of(request.user) is None else []
+
     # The timeline is the one record of what was done; Django's own log stays empty.
 
     def log_addition(self, request: HttpRequest, obj: Any, message: Any) -> Any: ...
@@ -264,6 +281,8 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any: ...
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         row = self.get_object(request, object_id)
         if row is None:
             raise Http404
