@@ -29,8 +29,8 @@ def _usage(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any]:
 
 
 def register() -> None:
-    for name in ("conversation", "trafficrule"):
-        visibility.register(f"chat.{name}", _of_services)
-    visibility.register("chat.endpoint", _endpoints)
+    visibility.register("chat.conversation", _of_services)
+    visibility.register("chat.trafficrule", _of_services, told_of=True)
+    visibility.register("chat.endpoint", _endpoints, told_of=True)
     for name in ("usage", "usageday"):
         visibility.register(f"chat.{name}", _usage)

@@ -29,6 +29,10 @@ def _by(path: str) -> Rule:
     return lambda rows, environments: rows.filter(**{f"{path}__in": services_within(environments)})
 
 
+def _by_server(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any]:
+    return rows.filter(server__environment__in=environments)
+
+
 def _operations(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any]:
     """Not those of a time when the service was elsewhere."""
     results = OperationResult.objects.filter(operation=OuterRef("pk"), server__isnull=False)
@@ -37,12 +41,10 @@ def _operations(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any
 
 
 def register() -> None:
-    visibility.register("deployments.service", _services)
+    visibility.register("deployments.service", _services, told_of=True)
     visibility.register("deployments.operation", _operations)
     visibility.register("deployments.revision", _by("service"))
-    visibility.register("deployments.instance", _by("placement__service"))
+    visibility.register("deployments.instance", _by("placement__service"), told_of=True)
     visibility.register("deployments.deviceclaim", _by("instance__placement__service"))
-    visibility.register(
-        "deployments.unknowninstance",
-        lambda rows, environments: rows.filter(server__environment__in=environments),
-    )
+    for name, told_of in (("unknowninstance", False), ("tombstone", True)):
+        visibility.register(f"deployments.{name}", _by_server, told_of=told_of)

@@ -10,7 +10,7 @@ from django.contrib import messages
 from django.contrib.admin.views.main import ORDER_VAR
 from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -147,11 +147,17 @@ class SecretField(forms.CharField):
         return (bound.initial or "") if bound.data is None else self.clean(bound.data)
 
 
-def offer_visible(fields: Mapping[str, forms.Field], user: Any) -> None:
-    """Have fields that offer rows offer those alone which ``user`` may see."""
-    for field in fields.values():
+def offer_visible(fields: Mapping[str, forms.Field], user: Any, row: Model | None = None) -> None:
+    """Have fields that offer rows offer those alone which ``user`` may see, and what ``row`` has already: saving the
+    form is not to take it away.
+    """
+    if visibility.limits_of(user) is None:
+        return
+    for name, field in fields.items():
         if isinstance(field, forms.ModelChoiceField) and field.queryset is not None:
-            field.queryset = visibility.visible(field.queryset, user)
+            offered = Q(pk__in=visibility.visible(field.queryset.order_by(), user).values("pk"))
+            stored = getattr(row, f"{name}_id", None)
+            field.queryset = field.queryset.filter(offered | Q(pk=stored) if stored else offered)
 
 
 class BaseForm(forms.ModelForm):
@@ -164,7 +170,7 @@ class BaseForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         self.fields["seen_version"].initial = getattr(self.instance, "version", None)
         if self.request is not None:
-            offer_visible(self.fields, self.request.user)
+            offer_visible(self.fields, self.request.user, self.instance)
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()

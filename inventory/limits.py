@@ -52,9 +52,10 @@ def _models(rows: QuerySet[AIModel], environments: Environments) -> QuerySet[AIM
 
 
 def register() -> None:
-    visibility.register("inventory.environment", _by("pk"))
-    visibility.register("inventory.server", _by("environment"))
-    visibility.register("inventory.aimodel", _models)
-    for name in ("device", "sample", "installation", "terminalsession"):
+    visibility.register("inventory.environment", _by("pk"), told_of=True)
+    visibility.register("inventory.server", _by("environment"), told_of=True)
+    visibility.register("inventory.aimodel", _models, told_of=True)
+    for name in ("device", "sample", "installation"):
         visibility.register(f"inventory.{name}", _by("server__environment"))
+    visibility.register("inventory.terminalsession", _by("server__environment"), told_of=True)
     visibility.register("inventory.recording", _by("session__server__environment"))

@@ -54,5 +54,5 @@ def refuse_wide_selector(selector: str, *, by: Any) -> None:
 
 
 def register() -> None:
-    visibility.register("scheduler.task", _tasks)
-    visibility.register("scheduler.run", _runs)
+    visibility.register("scheduler.task", _tasks, told_of=True)
+    visibility.register("scheduler.run", _runs, told_of=True)

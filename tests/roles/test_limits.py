@@ -210,6 +210,21 @@ def test_forms_offer_only_what_is_seen(limited: User, servers: dict[str, Server]
     assert not Placement.objects.exists()
 
 
+def test_saving_a_form_takes_nothing_away_that_is_not_offered(
+    limited: User, servers: dict[str, Server], client: Client
+) -> None:
+    """A server of his is reached over one that he does not see."""
+    mine, jump = servers["test"], servers["production"]
+    Server.objects.filter(pk=mine.pk).update(jump=jump)
+    client.force_login(limited)
+    path = f"/admin/inventory/server/{mine.pk}/change/"
+    form = client.get(path).context["adminform"].form
+    given = {name: form[name].value() for name in form.fields if form[name].value() not in (None, False)}
+    assert client.post(path, given | {"name": "renamed", "labels": "{}"}).status_code == 302
+    mine.refresh_from_db()
+    assert (mine.name, mine.jump, mine.password) == ("renamed", jump, "secret")
+
+
 def test_lines_neither_change_nor_name_what_is_hidden(
     limited: User, servers: dict[str, Server], client: Client
 ) -> None:
