@@ -12,7 +12,7 @@ FOUND_PYTHON = $(shell for p in $(CANDIDATES); do "$$p" $(IS_NEW_ENOUGH) >/dev/n
 NO_PYTHON = Infini needs Python 3.11 or newer, and $(if $(PYTHON),$(PYTHON) is not,none was found). \
 Install one, or name it: make PYTHON=/path/to/python3.11
 
-.PHONY: help setup setup-dev up demo down test lint messages chaos bench clean
+.PHONY: help setup setup-dev up demo down test lint messages roles chaos bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test    run all tests            (ARGS='-k chat' runs a part, in one process)"
 	@echo "make lint    check form, types, migrations"
 	@echo "make messages  collect new texts for locale/ and compile what is translated (needs gettext)"
+	@echo "make roles   write docs/roles.md from the table that tests hold the site to"
 	@echo "make chaos   200 random faults on a real site and real agents (FAULTS=30 for fewer)"
 	@echo "make bench   measure and print tables"
 	@echo "make clean   remove the virtual environment and caches; data stays"
@@ -73,6 +74,9 @@ bench: setup-dev
 	@$(VENV_PYTHON) -m pytest -m benchmark tests/benchmarks -s -q -p no:cacheprovider --timeout 900 $(ARGS)
 
 # What stands in sources and is not translated yet gets an empty msgstr; a test names it.
+roles: setup-dev
+	@$(VENV_PYTHON) -m tests.roles.document > docs/roles.md
+
 messages: setup-dev
 	@$(VENV_PYTHON) manage.py makemessages --locale zh_Hans --no-location --no-obsolete --ignore .venv --ignore tests
 	@$(VENV_PYTHON) manage.py compilemessages --ignore .venv --verbosity 0

@@ -79,7 +79,7 @@ async def _identified(scope: dict[str, Any]) -> Caller:
 async def find_service(caller: Caller, service_id: int) -> Target:
     """The service with this id, as far as the caller's key is for it; raises Refusal 404 or 403."""
     found = (await directory().current()).by_id.get(service_id) or (await directory().newest()).by_id.get(service_id)
-    if found is None:
+    if found is None or not found.open_to(caller.environments):
         raise Refusal(
             404, gettext_noop("There is no service %(service_id)s.") % {"service_id": service_id}, "service_not_found"
         )
@@ -93,7 +93,7 @@ async def choose_target(caller: Caller, model: str, *, least_busy: Any) -> Targe
     if not model:
         raise Refusal(400, gettext_noop("Say which model: GET /v1/models lists them."), "model_missing", param="model")
     name = model.casefold()
-    found = (await directory().current()).by_name.get(name) or (await directory().newest()).by_name.get(name)
+    found = _seen(caller, await directory().current(), name) or _seen(caller, await directory().newest(), name)
     if not found:
         raise Refusal(
             404,
@@ -107,6 +107,10 @@ async def choose_target(caller: Caller, model: str, *, least_busy: Any) -> Targe
     if len(allowed) == 1:
         return allowed[0]
     return least_busy([target for target in allowed if target.upstreams] or allowed)
+
+
+def _seen(caller: Caller, known: Knowledge, name: str) -> list[Target]:
+    return [target for target in known.by_name.get(name, ()) if target.open_to(caller.environments)]
 
 
 async def refuse_closed(target: Target) -> Target:

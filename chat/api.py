@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.generics import GenericAPIView
@@ -14,6 +13,7 @@ from chat.admission import PERMISSION
 from chat.models import Message, Role
 from deployments.models import Service
 from infini.api import SaidField
+from infini.visibility import visible_or_404
 
 
 class TextField(serializers.CharField):
@@ -71,4 +71,4 @@ class ChatHistoryView(GenericAPIView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     def _service_id(self, pk: int) -> int:
-        return get_object_or_404(Service.objects.only("pk"), pk=pk).pk
+        return visible_or_404(Service.objects.only("pk"), self.request.user, pk=pk).pk

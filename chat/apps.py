@@ -7,7 +7,8 @@ class ChatConfig(AppConfig):
     verbose_name = _("Chat")
 
     def ready(self) -> None:
-        from chat import overview
+        from chat import environments, overview
         from infini import dashboard
 
         dashboard.register(overview.overview)
+        environments.register()

@@ -346,6 +346,7 @@ def _conversation_of(user_id: int, answer_id: int) -> int:
     conversation_id = found.first()
     if conversation_id is None:
         raise NotFound(_("There is no such message."))
+    conversations.own(user_id=user_id, conversation_id=conversation_id)
     return conversation_id
 
 

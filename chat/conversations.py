@@ -15,6 +15,7 @@ from chat.parameters import checked
 from chat.threads import tree_of
 from deployments.models import Service
 from infini.errors import Conflict, Invalid, NotFound
+from infini.visibility import limits_of_id, within
 
 TITLE_CHARS = 80
 SYSTEM_PROMPT_MAX_CHARS = 100_000
@@ -37,7 +38,7 @@ def listed(*, user_id: int, search: str = "") -> QuerySet[Conversation]:
     living = Message.objects.filter(
         conversation=OuterRef("pk"), state=MessageState.STREAMING, touched_at__gte=_living_since()
     )
-    mine = Conversation.objects.filter(user=user_id).select_related("service").annotate(is_answering=Exists(living))
+    mine = _mine(user_id).select_related("service").annotate(is_answering=Exists(living))
     text = search.strip()
     if text:
         said = Message.objects.filter(conversation=OuterRef("pk"), content__icontains=text)
@@ -47,7 +48,7 @@ def listed(*, user_id: int, search: str = "") -> QuerySet[Conversation]:
 
 def own(*, user_id: int, conversation_id: int) -> Conversation:
     """Raises NotFound for somebody else's as for one that is not there."""
-    row = Conversation.objects.select_related("service").filter(pk=conversation_id, user=user_id).first()
+    row = _mine(user_id).select_related("service").filter(pk=conversation_id).first()
     if row is None:
         raise NotFound(_("There is no such conversation."))
     return row
@@ -57,7 +58,7 @@ def begin(
     *, user_id: int, service_id: int, title: str = "", system_prompt: str = "", parameters: Any = None
 ) -> Conversation:
     """A new conversation with a service; raises NotFound, Invalid."""
-    _check_service(service_id)
+    _check_service(service_id, user_id)
     return Conversation.objects.create(
         user_id=user_id,
         service_id=service_id,
@@ -81,7 +82,7 @@ def change(*, user_id: int, conversation_id: int, **given: Any) -> Conversation:
     if "parameters" in given:
         columns["parameters"] = checked(given["parameters"])
     if given.get("service_id", conversation.service_id) != conversation.service_id:
-        _check_service(given["service_id"])
+        _check_service(given["service_id"], user_id)
         columns |= {"service_id": given["service_id"], "is_history": False}
     if columns:
         Conversation.objects.filter(pk=conversation.pk).update(**columns, version=F("version") + 1)
@@ -152,8 +153,8 @@ def stop_answer(*, user_id: int, answer_id: int, reason: str) -> bool:
 
 def _locked(user_id: int, conversation_id: int) -> Conversation:
     """The conversation, held until the transaction's end and without an answer being written; raises Conflict."""
-    mine = Conversation.objects.select_for_update(of=("self",)).select_related("service")
-    conversation = mine.filter(pk=conversation_id, user=user_id).first()
+    mine = _mine(user_id).select_for_update(of=("self",)).select_related("service")
+    conversation = mine.filter(pk=conversation_id).first()
     if conversation is None:
         raise NotFound(_("There is no such conversation."))
     rows = conversation.messages.all()
@@ -163,8 +164,13 @@ def _locked(user_id: int, conversation_id: int) -> Conversation:
     return conversation
 
 
-def _check_service(service_id: int) -> None:
-    if not Service.objects.filter(pk=service_id).exists():
+def _mine(user_id: int) -> QuerySet[Conversation]:
+    """Of services he may see."""
+    return within(Conversation.objects.filter(user=user_id), limits_of_id(user_id))
+
+
+def _check_service(service_id: int, user_id: int) -> None:
+    if not within(Service.objects.filter(pk=service_id), limits_of_id(user_id)).exists():
         raise NotFound(_("There is no such service."))
 
 

@@ -105,7 +105,7 @@ class Directory:
 
     def _from_database(self) -> Knowledge:
         callers, spent = self._keys.read()
-        by_id, by_name = self._targets.read()
+        by_id, by_name = self._targets.read(places=self._keys.somebody_limited)
         return Knowledge(callers, by_id, by_name, spent)
 
 

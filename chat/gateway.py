@@ -77,7 +77,7 @@ async def _models(caller: Caller, route: Route) -> bytes:
         target.public_name: None
         for targets in known.by_name.values()
         for target in targets
-        if target.upstreams and caller.allows(target.name, target.served_model)
+        if target.upstreams and target.open_to(caller.environments) and caller.allows(target.name, target.served_model)
     }
     rows = [{"id": name, "object": "model", "created": _CREATED, "owned_by": "infini"} for name in sorted(names)]
     if not route.model:

@@ -6,7 +6,6 @@ from typing import Any
 
 from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404, HttpRequest, StreamingHttpResponse
-from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -23,9 +22,10 @@ from chat.usage_history import usage_history
 from deployments.models import Service
 from infini import records
 from infini.access import LOGGED_IN, crud_needs
-from infini.api import SecretField, VersionedSerializer
+from infini.api import SecretField, VersionedSerializer, VisibleIdField
 from infini.csv_export import CsvColumn, csv_response
 from infini.errors import Invalid
+from infini.visibility import visible_or_404
 from inventory.models import AIModel
 
 DAYS_MOST = 3660
@@ -38,9 +38,7 @@ _TRAFFIC = [
 class EndpointSerializer(VersionedSerializer):
     key = SecretField(max_length=2000)
     key_set = serializers.SerializerMethodField()
-    model_id = serializers.PrimaryKeyRelatedField(
-        source="model", queryset=AIModel.objects.all(), required=False, allow_null=True
-    )
+    model_id = VisibleIdField(source="model", queryset=AIModel.objects.all(), required=False, allow_null=True)
 
     class Meta:
         model = Endpoint
@@ -124,7 +122,7 @@ class ServiceTraffic(APIView):
         return Response(status=204)
 
     def _rule(self, pk: int) -> TrafficRule | None:
-        get_object_or_404(Service.objects.only("pk"), pk=pk)
+        visible_or_404(Service.objects.only("pk"), self.request.user, pk=pk)
         return TrafficRule.objects.filter(service=pk).first()
 
 
@@ -146,7 +144,7 @@ class UsageView(APIView):
         """Most tokens first; days in order."""
         group, first, last = period_of(request.query_params)
         user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
-        rows = usage.summed_by(group, first=first, last=last, user_id=user_id)
+        rows = usage.summed_by(group, first=first, last=last, user_id=user_id, viewer=request.user)
         if request.query_params.get("format") == "csv":
             return as_csv(request._request, rows, f"usage-by-{group}-{first}-{last}.csv", mark=False)
         return Response(rows, headers={"X-Total-Count": str(len(rows))})
@@ -192,7 +190,7 @@ class UsageHistoryView(APIView):
         span.is_valid(raise_exception=True)
         asked = span.validated_data
         user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
-        found = usage_history(asked.get("from"), asked.get("to"), user_id=user_id)
+        found = usage_history(asked.get("from"), asked.get("to"), user_id=user_id, viewer=request.user)
         return Response(UsageHistorySerializer(found).data)
 
 

@@ -43,7 +43,7 @@ def service_part(request: HttpRequest, service: Any) -> Part | None:
     return "partials/service_usage.html", {"rows": known}
 
 
-def with_month(rows: QuerySet) -> QuerySet:
+def with_month(rows: QuerySet, user: Any) -> QuerySet:
     first = timezone.now().date().replace(day=1)
     mine = UsageDay.objects.filter(key_id=OuterRef("pk"), day__gte=first).order_by().values("key_id")
     tokens = mine.annotate(n=Sum("prompt_tokens") + Sum("completion_tokens")).values("n")

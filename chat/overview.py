@@ -16,7 +16,7 @@ def overview(request: HttpRequest) -> Section:
     if not request.user.has_perm("chat.use_chat"):
         return Section()
     own = not request.user.has_perm(SEE_ALL)
-    rate = rate_now(user_id=request.user.pk if own else None)
+    rate = rate_now(user_id=request.user.pk if own else None, viewer=request.user)
     tile = Tile(
         _("Your requests a minute") if own else _("Requests a minute"),
         _short(rate.requests),

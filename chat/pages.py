@@ -22,6 +22,7 @@ from chat.service_choices import service_choices
 from chat.threads import as_list_row, as_summary, shown_turns
 from deployments.models import Service
 from infini.errors import NotFound
+from infini.visibility import visible_or_404
 
 LISTED = 50
 COMPARED = 2
@@ -60,8 +61,7 @@ def conversation_page(request: HttpRequest, pk: int) -> HttpResponse:
 @_page
 def service_chat(request: HttpRequest, pk: int) -> HttpResponse:
     """Where a service's Chat button leads: to the last conversation with it, or to a new one."""
-    if not Service.objects.filter(pk=pk).exists():
-        raise Http404(_("There is no such service."))
+    visible_or_404(Service.objects.only("pk"), request.user, pk=pk)
     last = conversations.listed(user_id=request.user.pk).filter(service=pk).first()  # type: ignore[arg-type]
     if last:
         return redirect("chat_conversation", last.pk)

@@ -7,6 +7,7 @@ from django.urls import reverse
 from chat.readiness import first_reasons, why_not_ready
 from deployments.models import Placement, Service
 from deployments.shown import service_chip, with_standing
+from infini.visibility import visible
 
 MOST = 500
 
@@ -16,7 +17,8 @@ def service_choices(user: Any) -> list[dict[str, Any]]:
 
     ``terminal`` is where a shell on the first of its servers opens, for whoever may; else empty.
     """
-    rows = list(with_standing(Service.objects.with_status()).select_related("model").order_by("name", "pk")[:MOST])
+    services = visible(Service.objects.all(), user)
+    rows = list(with_standing(services.with_status()).select_related("model").order_by("name", "pk")[:MOST])
     reasons = first_reasons([row.pk for row in rows if not row.ready_count])
     terminals = _terminals([row.pk for row in rows]) if user.has_perm("inventory.open_terminal") else {}
     choices = [_choice(row, reasons.get(row.pk, "")) | {"terminal": terminals.get(row.pk, "")} for row in rows]

@@ -12,9 +12,10 @@ from django.db.models import Count, F, Max, Sum
 
 from chat.models import Endpoint, TrafficRule
 from chat.wire import Deadlines
-from deployments.models import Service
+from deployments.models import Placement, Service
 from deployments.upstreams import Upstream, all_upstreams, ready_instances
-from inventory.models import Server
+from infini.visibility import Environments
+from inventory.models import AIModel, Server
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,15 @@ class Target:
     concurrency: int = 0
     queue: int = 100
     queue_seconds: float = 30.0
+    environments: Environments = frozenset()  # a service's servers' and its own; those an endpoint's model is bound to
+
+    def open_to(self, limits: Environments | None) -> bool:
+        """Whether somebody limited to these may see it, as ``infini.visibility`` says of the rows behind it."""
+        if limits is None:
+            return True
+        if self.endpoint_id:
+            return not self.environments or bool(self.environments & limits)
+        return bool(self.environments) and self.environments <= limits
 
     @property
     def key(self) -> str:
@@ -55,9 +65,9 @@ class TargetBook:
         self._by_id: dict[int, Target] = {}
         self._by_name: Names = {}
 
-    def read(self) -> tuple[dict[int, Target], Names]:
-        """Services by id, and everything by casefolded name."""
-        mark = _mark()
+    def read(self, *, places: bool = True) -> tuple[dict[int, Target], Names]:
+        """Services by id, and everything by casefolded name; without ``places`` nobody asks in which environments."""
+        mark = _mark(), _places_mark() if places else None
         if mark != self._mark:
             targets = [*_services(), *_endpoints()]
             self._by_id = {target.service_id: target for target in targets if target.service_id}
@@ -90,19 +100,49 @@ def _mark() -> Any:
     return tuple(instances.values()), *rows
 
 
+def _places_mark() -> Any:
+    """Differs whenever a service was placed elsewhere or a model bound to another environment: two short queries."""
+    placed = (Placement, AIModel.environments.through)
+    return [tuple(model.objects.aggregate(Count("pk"), Max("pk"), Sum("pk")).values()) for model in placed]
+
+
+def _places() -> dict[int, set[int]]:
+    """The environments of each service, its own and its servers'; 0 is none."""
+    found: dict[int, set[int]] = defaultdict(set)
+    for service_id, environment_id in Placement.objects.values_list("service_id", "server__environment_id"):
+        found[service_id].add(environment_id or 0)
+    for service_id, environment_id in Service.objects.exclude(environment=None).values_list("pk", "environment_id"):
+        found[service_id].add(environment_id or 0)
+    return found
+
+
 def _services() -> list[Target]:
-    upstreams = all_upstreams()
+    upstreams, places = all_upstreams(), _places()
     rules = {rule.service_id: rule for rule in TrafficRule.objects.all()}
     rows = Service.objects.order_by("pk").values_list("pk", "name", "served_model")
     return [
-        Target(pk, 0, name, served, tuple(upstreams.get(pk, ())), **_traffic(rules.get(pk)))
+        Target(
+            *(pk, 0, name, served, tuple(upstreams.get(pk, ()))),
+            environments=frozenset(places.get(pk, ())),
+            **_traffic(rules.get(pk)),
+        )
         for pk, name, served in rows
     ]
 
 
 def _endpoints() -> list[Target]:
     rows = Endpoint.objects.filter(enabled=True).defer("key").order_by("pk")
-    return [Target(0, row.pk, row.name, row.served_model or row.name, _upstreams(row), **_traffic(row)) for row in rows]
+    bound: dict[int, set[int]] = defaultdict(set)
+    for model_id, environment_id in AIModel.environments.through.objects.values_list("aimodel_id", "environment_id"):
+        bound[model_id].add(environment_id)
+    return [
+        Target(
+            *(0, row.pk, row.name, row.served_model or row.name, _upstreams(row)),
+            environments=frozenset(bound.get(row.model_id or 0, ())),
+            **_traffic(row),
+        )
+        for row in rows
+    ]
 
 
 def _upstreams(endpoint: Endpoint) -> tuple[Upstream, ...]:

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from chat.models import Outcome, Usage, UsageDay
 from infini.models import ApiKey
+from infini.visibility import visible
 
 SEE_ALL = "chat.see_all_usage"  # who has it sees everybody's; others see their own
 _KEY = ("day", "user_id", "key_id", "service_id", "endpoint_id", "model")
@@ -124,13 +125,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def summed_by(
-    group: str, *, first: Any, last: Any, user_id: int | None = None, service_id: int | None = None
+    group: str, *, first: Any, last: Any, user_id: int | None = None, service_id: int | None = None, viewer: Any = None
 ) -> list[dict[str, Any]]:
-    """Sums from day ``first`` to ``last`` (both included) by one of ``GROUPS``; of one user or service, or of all.
+    """Sums from day ``first`` to ``last`` (both included) by one of ``GROUPS``; of one user or service, or of all
+    that ``viewer`` may see.
 
     Most tokens first, days in order. One query.
     """
-    rows = UsageDay.objects.filter(day__gte=first, day__lte=last)
+    rows = visible(UsageDay.objects.filter(day__gte=first, day__lte=last), viewer)
     if user_id is not None:
         rows = rows.filter(user_id=user_id)
     if service_id is not None:

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from chat.models import Usage
 from infini.charts import Place, frame_of
+from infini.visibility import visible
 
 NOW = timedelta(minutes=5)
 _NAMES = ("requests", "prompt_tokens", "completion_tokens")
@@ -42,16 +43,17 @@ class Rate:
     last_at: datetime | None
 
 
-def _of(user_id: int | None) -> Any:
-    return Usage.objects.order_by() if user_id is None else Usage.objects.order_by().filter(user_id=user_id)
+def _of(user_id: int | None, viewer: Any) -> Any:
+    rows = visible(Usage.objects.order_by(), viewer)
+    return rows if user_id is None else rows.filter(user_id=user_id)
 
 
 def usage_history(
-    begin: datetime | None = None, end: datetime | None = None, *, user_id: int | None = None
+    begin: datetime | None = None, end: datetime | None = None, *, user_id: int | None = None, viewer: Any = None
 ) -> UsageHistory:
-    """One query; of one person, or of all. Raises Invalid for a bad span."""
+    """One query; of one person, or of all that ``viewer`` may see. Raises Invalid for a bad span."""
     frame = frame_of(begin, end, longest=timedelta(days=settings.SAMPLES_KEEP_DAYS))
-    rows = _of(user_id).filter(at__gte=frame.begin, at__lt=frame.end)
+    rows = _of(user_id, viewer).filter(at__gte=frame.begin, at__lt=frame.end)
     rows = rows.annotate(place=Place(F("at"), frame)).values("place")
     sums = rows.annotate(
         requests=Count("pk"), prompt=Sum("prompt_tokens"), completion=Sum("completion_tokens")
@@ -65,10 +67,10 @@ def usage_history(
     return UsageHistory(frame.begin, frame.end, frame.step, lines)
 
 
-def rate_now(*, user_id: int | None = None) -> Rate:
+def rate_now(*, user_id: int | None = None, viewer: Any = None) -> Rate:
     """One query over the last minutes, and one that finds when the last request was."""
-    recent = _of(user_id).filter(at__gte=timezone.now() - NOW)
+    recent = _of(user_id, viewer).filter(at__gte=timezone.now() - NOW)
     sums = recent.aggregate(n=Count("pk"), tokens=Sum(F("prompt_tokens") + F("completion_tokens")), last=Max("at"))
     minutes = NOW.total_seconds() / 60
-    last = sums["last"] or _of(user_id).order_by("-pk").values_list("at", flat=True).first()
+    last = sums["last"] or _of(user_id, viewer).order_by("-pk").values_list("at", flat=True).first()
     return Rate(sums["n"] / minutes, (sums["tokens"] or 0) / minutes, last)

@@ -18,6 +18,7 @@ from chat.gateway_api import as_csv, period_of
 from chat.models import Usage
 from chat.usage import SEE_ALL
 from infini.errors import Invalid
+from infini.visibility import visible
 
 LAST_REQUESTS = 25
 ROWS_SHOWN = 100
@@ -36,10 +37,10 @@ def usage_page(request: HttpRequest) -> HttpResponseBase:
         group, first, last = period_of({})
     see_all = request.user.has_perm(SEE_ALL)
     user_id = None if see_all else request.user.pk
-    rows = usage.summed_by(group, first=first, last=last, user_id=user_id)
+    rows = usage.summed_by(group, first=first, last=last, user_id=user_id, viewer=request.user)
     if "csv" in request.GET and not problem:
         return as_csv(request, rows, f"usage-by-{group}-{first}-{last}.csv", mark=True)
-    days = usage.summed_by("day", first=first, last=last, user_id=user_id)
+    days = usage.summed_by("day", first=first, last=last, user_id=user_id, viewer=request.user)
     context = {
         **admin.site.each_context(request),
         "title": _("Usage"),
@@ -55,7 +56,7 @@ def usage_page(request: HttpRequest) -> HttpResponseBase:
         "chart": _chart(days, first, last),
         "rows": _with_shares(rows[:ROWS_SHOWN], group),
         "more": max(0, len(rows) - ROWS_SHOWN),
-        "requests": _last_requests(user_id),
+        "requests": _last_requests(user_id, request.user),
         "shared": bool(settings.REDIS_URL),
     }
     return render(request, "pages/usage.html", context, status=400 if problem else 200)
@@ -119,6 +120,7 @@ def _label(row: dict[str, Any], group: str) -> str:
     return str(row[name]) or _("unnamed")
 
 
-def _last_requests(user_id: int | None) -> Any:
-    rows = Usage.objects.all() if user_id is None else Usage.objects.filter(user_id=user_id)
+def _last_requests(user_id: int | None, viewer: Any) -> Any:
+    rows = visible(Usage.objects.all(), viewer)
+    rows = rows if user_id is None else rows.filter(user_id=user_id)
     return rows.order_by("-pk")[:LAST_REQUESTS]

@@ -5,7 +5,6 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import QuerySet
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics
@@ -33,6 +32,7 @@ from deployments.serializers import (
 )
 from infini.access import crud_needs
 from infini.errors import NotFound
+from infini.visibility import visible, visible_or_404
 
 DEPLOY = "deployments.deploy_service"
 
@@ -45,7 +45,7 @@ class ServiceList(generics.ListCreateAPIView):
         return Service.objects.all()
 
     def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        rows = self.paginate_queryset(service_rows(self.get_queryset()))
+        rows = self.paginate_queryset(service_rows(self.filter_queryset(self.get_queryset())))
         return self.get_paginated_response(service_documents(rows))
 
     def perform_create(self, serializer: Any) -> None:
@@ -80,7 +80,7 @@ class ServiceDetail(generics.RetrieveUpdateDestroyAPIView):
     def delete(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """Stop every instance, then delete: 202 while that goes on."""
         force = request.query_params.get("force", "").lower() in ("1", "true", "yes")
-        operation = lifecycle.delete(_service(kwargs["pk"]), by=request.user, force=force)
+        operation = lifecycle.delete(_service(request, kwargs["pk"]), by=request.user, force=force)
         return _accepted(operation, kwargs["pk"])
 
 
@@ -92,7 +92,7 @@ class Verb(APIView):
 
     @extend_schema(request=None, responses={202: OperationAnswer})
     def post(self, request: Request, pk: str) -> Response:
-        return _accepted(type(self).verb(_service(pk), by=request.user), pk)
+        return _accepted(type(self).verb(_service(request, pk), by=request.user), pk)
 
 
 class Deploy(APIView):
@@ -103,7 +103,9 @@ class Deploy(APIView):
         """Run the current revision on every server of the service: 202 with the operation's id."""
         asked = DeployRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        return _accepted(lifecycle.deploy(_service(pk), by=request.user, note=asked.validated_data["note"]), pk)
+        return _accepted(
+            lifecycle.deploy(_service(request, pk), by=request.user, note=asked.validated_data["note"]), pk
+        )
 
 
 class Restart(Verb):
@@ -123,7 +125,7 @@ class RollBack(APIView):
         asked = RollBackRequest(data=request.data)
         asked.is_valid(raise_exception=True)
         number = asked.validated_data.get("revision")
-        return _accepted(lifecycle.roll_back(_service(pk), by=request.user, number=number), pk)
+        return _accepted(lifecycle.roll_back(_service(request, pk), by=request.user, number=number), pk)
 
 
 class RevisionList(generics.ListAPIView):
@@ -133,7 +135,9 @@ class RevisionList(generics.ListAPIView):
     needs = {"GET": "deployments.view_service"}
 
     def get_queryset(self) -> QuerySet[Revision]:
-        return Revision.objects.filter(service=_service(self.kwargs["pk"])).select_related("service__trial", "author")
+        return Revision.objects.filter(service=_service(self.request, self.kwargs["pk"])).select_related(
+            "service__trial", "author"
+        )
 
     def get_serializer_context(self) -> dict[str, Any]:
         context = super().get_serializer_context()
@@ -151,7 +155,7 @@ class RevisionDiff(APIView):
         """What differs between any two revisions; of secret variables only their names are told."""
         query = DiffQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
-        service, numbers = _service(pk), query.validated_data
+        service, numbers = _service(request, pk), query.validated_data
         before, after = (revision_of(service, numbers[name]) for name in ("from", "to"))
         return Response({"from": before.number, "to": after.number, "changes": changes(before, after)})
 
@@ -162,7 +166,7 @@ class DeployLogView(APIView):
     @extend_schema(responses={200: DeployLog})
     def get(self, request: Request, pk: str) -> Response:
         """The last operation and what it did on each server."""
-        operation = _service(pk).operations.order_by("-pk").first()
+        operation = visible(_service(request, pk).operations.order_by("-pk"), request.user).first()
         if operation is None:
             raise NotFound(_("Nothing was ever asked of this service."), code="never_deployed")
         results = operation.results.select_related("instance")
@@ -183,11 +187,12 @@ class RefreshStatus(APIView):
     def post(self, request: Request) -> Response:
         """Ask the agents now, then answer as the list does."""
         refresh_now()
-        return Response(service_documents(service_rows(Service.objects.all())))
+        return Response(service_documents(service_rows(visible(Service.objects.all(), request.user))))
 
 
-def _service(pk: Any) -> Service:
-    return get_object_or_404(Service, pk=pk)
+def _service(request: Request, pk: Any) -> Service:
+    found: Service = visible_or_404(Service, request.user, pk=pk)
+    return found
 
 
 def _accepted(operation: Operation | None, pk: Any) -> Response:

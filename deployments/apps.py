@@ -7,7 +7,7 @@ class DeploymentsConfig(AppConfig):
     verbose_name = _("Services")
 
     def ready(self) -> None:
-        from deployments import overview, selectors, surroundings
+        from deployments import limits, overview, selectors, surroundings
         from deployments.event_words import WORDS
         from infini import badges, dashboard, event_words, stats
         from inventory.terminals.surroundings import register
@@ -17,3 +17,4 @@ class DeploymentsConfig(AppConfig):
         badges.register(overview.badges)
         event_words.register(WORDS)
         register(surroundings.surroundings)
+        limits.register()

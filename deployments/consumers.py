@@ -164,7 +164,7 @@ def _permitted_source(scope: dict[str, Any], instance_id: int) -> LogSource:
     user = identify(scope)
     if user is None or not user.has_perm(PERMISSION):
         raise Forbidden(gettext("Your role does not allow reading logs."))
-    return log_source(instance_id)
+    return log_source(instance_id, reader=user)
 
 
 def _begin(query_string: bytes) -> tuple[int | None, int | None]:

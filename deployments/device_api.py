@@ -14,6 +14,7 @@ from deployments.freeing import free_devices
 from deployments.models import Instance
 from infini.api import PlainPagination
 from infini.errors import Invalid, NotFound
+from infini.visibility import visible
 from inventory.models import Device
 
 
@@ -82,12 +83,12 @@ class DeviceList(APIView):
         query = DeviceQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
         pages = PlainPagination()
-        rows = pages.paginate_queryset(device_rows(_asked_for(query.validated_data)), request)
-        return pages.get_paginated_response(device_documents(rows))
+        rows = pages.paginate_queryset(device_rows(_asked_for(query.validated_data, request.user)), request)
+        return pages.get_paginated_response(device_documents(rows, user=request.user))
 
 
-def _asked_for(asked: dict[str, Any]) -> Any:
-    devices = Device.objects.all()
+def _asked_for(asked: dict[str, Any], user: Any) -> Any:
+    devices = visible(Device.objects.all(), user)
     for name in ("server", "vendor", "present"):
         if asked.get(name) is not None:
             devices = devices.filter(**{name: asked[name]})
@@ -110,7 +111,7 @@ class FreeDevices(APIView):
         """Give the devices of a lost instance to others, although it may still run."""
         asked = FreeRequest(data=request.data)
         asked.is_valid(raise_exception=True)
-        key = Instance.objects.filter(pk=pk).values_list("key", flat=True).first()
+        key = visible(Instance.objects.filter(pk=pk), request.user).values_list("key", flat=True).first()
         if key is None:
             raise NotFound(_("There is no such instance."))
         if asked.validated_data["confirm"] != key:

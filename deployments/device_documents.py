@@ -10,6 +10,7 @@ from django.db.models.functions import Coalesce
 
 from deployments.models import DeviceClaim
 from infini.counting import count_of
+from infini.visibility import visible
 from inventory.device_processes import processes_on
 from inventory.models import Device, Server
 from inventory.shown_devices import live_figures
@@ -43,10 +44,13 @@ def device_rows(devices: QuerySet[Device]) -> QuerySet[Any, Row]:
     return devices.values(*_COLUMNS)
 
 
-def device_documents(rows: Iterable[Row]) -> list[Row]:
-    """The API's documents of these rows, in their order; two queries, whatever the number."""
+def device_documents(rows: Iterable[Row], *, user: Any) -> list[Row]:
+    """The API's documents of these rows, in their order; two queries, whatever the number.
+
+    A holder that ``user`` may not see is not named.
+    """
     rows = list(rows)
-    holders = _holders(row["pk"] for row in rows)
+    holders = _holders([row["pk"] for row in rows], user)
     servers = Server.objects.filter(pk__in={row["server_id"] for row in rows}).only("name", "figures", "agent_seen_at")
     live = {server.pk: (server, live_figures(server)) for server in servers}
     return [_document(row, holders[row["pk"]], *live[row["server_id"]]) for row in rows if row["server_id"] in live]
@@ -73,9 +77,9 @@ def _document(row: Row, holders: list[Row], server: Server, live: dict[str, Row]
     }
 
 
-def _holders(device_ids: Iterable[int]) -> dict[int, list[Row]]:
+def _holders(device_ids: Iterable[int], user: Any) -> dict[int, list[Row]]:
     found: dict[int, list[Row]] = defaultdict(list)
-    claims = DeviceClaim.objects.filter(device__in=list(device_ids)).order_by("slot")
+    claims = visible(DeviceClaim.objects.filter(device__in=list(device_ids)), user).order_by("slot")
     names = ("instance_id", "instance__key", "instance__placement__service_id", "instance__placement__service__name")
     for device_id, slot, pk, key, service_id, service in claims.values_list("device_id", "slot", *names):
         found[device_id].append({"id": pk, "key": key, "service_id": service_id, "service": service, "slot": slot})

@@ -9,7 +9,9 @@ from django.utils.translation import gettext as _
 
 from deployments.models import Instance
 from infini.errors import NotFound
+from infini.models import User
 from infini.said import said
+from infini.visibility import visible
 from inventory.agents import AgentAddress, AgentClient, AgentError, AgentRejects, AgentSpeaksNonsense, Ask
 
 PIECE_BYTES = 64 * 1024
@@ -44,9 +46,9 @@ class Piece:
     data: str
 
 
-def log_source(instance_id: int) -> LogSource:
-    """Where this instance's log is kept; raises NotFound."""
-    found = Instance.objects.select_related("placement__server").filter(pk=instance_id).first()
+def log_source(instance_id: int, *, reader: User) -> LogSource:
+    """Where this instance's log is kept; raises NotFound, also for one that ``reader`` may not see."""
+    found = visible(Instance.objects.select_related("placement__server"), reader).filter(pk=instance_id).first()
     if found is None:
         raise NotFound(_("There is no such instance."))
     return LogSource(found.pk, found.key, AgentAddress.of(found.placement.server))

@@ -58,7 +58,7 @@ class InstanceLogs(APIView):
         """A piece of what an instance wrote, read from its agent now."""
         query = LogQuery(data=request.query_params)
         query.is_valid(raise_exception=True)
-        piece = async_to_sync(_read)(log_source(int(pk)), query.validated_data)
+        piece = async_to_sync(_read)(log_source(int(pk), reader=request.user), query.validated_data)
         return Response(LogPiece(piece).data)
 
 
@@ -68,7 +68,7 @@ class InstanceLogsDownload(APIView):
     @extend_schema(responses={(200, "text/plain"): OpenApiTypes.STR})
     def get(self, request: Request, pk: str) -> StreamingHttpResponse:
         """All the agent still has of an instance's log, as a file."""
-        source = log_source(int(pk))
+        source = log_source(int(pk), reader=request.user)
         async_to_sync(_read)(source, {"limit": 4})  # an agent that does not answer is told by the status
         response = StreamingHttpResponse(_encoded(source), content_type="text/plain; charset=utf-8")
         response["Content-Disposition"] = f'attachment; filename="{source.key}.log"'

@@ -18,6 +18,7 @@ from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
 from infini.said import said
+from infini.visibility import visible
 
 SHOWN = 20
 
@@ -25,12 +26,12 @@ SHOWN = 20
 def overview(request: HttpRequest) -> Section:
     if not request.user.has_perm("deployments.view_service"):
         return Section()
-    ranked = with_standing(Service.objects.all())
+    ranked = with_standing(visible(Service.objects.all(), request.user))
     by_standing = count_standings(ranked)
     problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
-    devices = fleet_devices() if request.user.has_perm("inventory.view_device") else None
+    devices = fleet_devices(request.user) if request.user.has_perm("inventory.view_device") else None
     return Section(
-        tiles=[*_tiles(by_standing), *([devices.tile] if devices else [])],
+        tiles=[*_tiles(by_standing, request.user), *([devices.tile] if devices else [])],
         problems=[*_brake(), *problems],
         steps=_steps(request, by_standing),
         parts=[("partials/fleet_devices.html", {"devices": devices})] if devices else [],
@@ -41,10 +42,12 @@ def badges(user: Any) -> dict[str, Badge]:
     """Services with an instance that failed or is not heard from, and work under way."""
     if not user.has_perm("deployments.view_service"):
         return {}
-    wrong = Instance.objects.filter(wanted=Wanted.RUNNING, phase__in=[Phase.FAILED, Phase.LOST])
+    wrong = visible(Instance.objects.order_by(), user).filter(
+        wanted=Wanted.RUNNING, phase__in=[Phase.FAILED, Phase.LOST]
+    )
     return {
         "deployments.service": Badge(wrong.values("placement__service").distinct().count(), DANGER),
-        "deployments.operation": Badge(Operation.objects.filter(state__in=OPEN_STATES).count(), INFO),
+        "deployments.operation": Badge(visible(Operation.objects.filter(state__in=OPEN_STATES), user).count(), INFO),
     }
 
 
@@ -58,13 +61,13 @@ def _brake() -> list[Problem]:
     return [Problem(_("Automatic action"), chip, reason, silent, severity=9)]
 
 
-def _tiles(by_standing: Counter[Standing]) -> list[Tile]:
+def _tiles(by_standing: Counter[Standing], user: Any) -> list[Tile]:
     url = reverse("admin:deployments_service_changelist")
     total, running = sum(by_standing.values()), by_standing[Standing.RUNNING]
     wrong = sum(by_standing[word] for word in WRONG)
     detail = ", ".join(f"{by_standing[word]} {str(word.label).lower()}" for word in WRONG if by_standing[word])
-    open_operations = Operation.objects.filter(state__in=OPEN_STATES).count()
-    instances = _instances_tile(url)
+    open_operations = visible(Operation.objects.filter(state__in=OPEN_STATES), user).count()
+    instances = _instances_tile(url, user)
     told: dict[str, Any] = {"source": instances.source, "at": instances.at}
     operations = f"{reverse('admin:deployments_operation_changelist')}?state=open"
     return [
@@ -90,8 +93,8 @@ def _tiles(by_standing: Counter[Standing]) -> list[Tile]:
     ]
 
 
-def _instances_tile(url: str) -> Tile:
-    wanted = Instance.objects.filter(wanted=Wanted.RUNNING)
+def _instances_tile(url: str, user: Any) -> Tile:
+    wanted = visible(Instance.objects.filter(wanted=Wanted.RUNNING), user)
     ready = Count("pk", filter=Q(phase=Phase.RUNNING, ready=True))
     counts = wanted.aggregate(total=Count("pk"), ready=ready, at=Max("observed_at"))
     source = _("agents") if counts["at"] else _("no agent has told of one")
@@ -125,7 +128,8 @@ def reason_of(service: Any) -> str:
 
 def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:
     placed = "placements__instances__"
-    ready = Service.objects.filter(**{f"{placed}ready": True, f"{placed}wanted": Wanted.RUNNING}).first()
+    running = Service.objects.filter(**{f"{placed}ready": True, f"{placed}wanted": Wanted.RUNNING})
+    ready = visible(running, request.user).first()
     may_add = request.user.has_perm("deployments.add_service")
     return [
         Step(

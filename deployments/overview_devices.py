@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 from deployments.device_documents import free_devices_of
 from infini.dashboard import Tile
 from infini.display import GOOD, QUIET
+from infini.visibility import visible
 from inventory.models import Brand, Device
 from inventory.querysets import agent_silence_limit
 
@@ -73,22 +74,19 @@ class FleetDevices:
         )
 
 
-def fleet_devices() -> FleetDevices:
+def fleet_devices(user: Any) -> FleetDevices:
     """Three queries, however many devices. Of the brand whose vendor key the agent names; in the order of brands."""
     old = timezone.now() - agent_silence_limit()
     here = Q(present=True)
     silent = Q(server__agent_seen_at__lt=old) | Q(server__agent_seen_at=None)
-    rows: Any = (
-        Device.objects.order_by()
-        .values("vendor")
-        .annotate(
-            there=Count("pk", filter=here),
-            missing=Count("pk", filter=~here),
-            silent=Count("pk", filter=here & silent),
-            heard_at=Max("server__agent_seen_at"),
-        )
+    devices = visible(Device.objects.order_by(), user)
+    rows: Any = devices.values("vendor").annotate(
+        there=Count("pk", filter=here),
+        missing=Count("pk", filter=~here),
+        silent=Count("pk", filter=here & silent),
+        heard_at=Max("server__agent_seen_at"),
     )
-    free_rows = free_devices_of(Device.objects.all(), free=True).order_by()
+    free_rows = free_devices_of(devices, free=True)
     free = dict(free_rows.values("vendor").annotate(n=Count("pk")).values_list("vendor", "n"))
     brands = {brand.vendor: (place, brand) for place, brand in enumerate(Brand.objects.exclude(vendor=""))}
 

@@ -8,13 +8,15 @@ from rest_framework.views import APIView
 
 from deployments.models import Service
 from deployments.plans import Way, Wish, plan
+from infini.api import VisibleIdField
+from infini.visibility import visible
 from inventory.models import Server
 
 
 class PlanRequest(serializers.Serializer):
     """As of a service; what is left out is as in the service named, else as in a new one."""
 
-    service_id = serializers.PrimaryKeyRelatedField(
+    service_id = VisibleIdField(
         source="service", queryset=Service.objects.select_related("current_revision"), required=False, allow_null=True
     )
     server_ids = serializers.ListField(
@@ -57,9 +59,9 @@ class Plan(APIView):
     @extend_schema(request=PlanRequest, responses={200: ServerPlanSerializer(many=True)})
     def post(self, request: Request) -> Response:
         """Per server: whether it fits or why not, and what would happen there."""
-        asked = PlanRequest(data=request.data)
+        asked = PlanRequest(data=request.data, context={"request": request})
         asked.is_valid(raise_exception=True)
-        servers = Server.objects.with_status()
+        servers = visible(Server.objects.with_status(), request.user)
         if "server_ids" in asked.validated_data:
             servers = servers.filter(pk__in=asked.validated_data["server_ids"])
         return Response(ServerPlanSerializer(plan(servers, asked.wish()), many=True).data)

@@ -11,9 +11,10 @@ from deployments.phases import DeployStatus, Phase, RestartPolicy, Wanted
 from deployments.presets import preset
 from deployments.revisions import changes
 from deployments.specs import change_service, create_service
-from infini.api import SaidField
+from infini.api import SaidField, VisibleIdField, VisibleRows
 from infini.errors import NotFound
 from infini.said import said
+from infini.visibility import visible
 from inventory.models import AIModel, Environment, Server
 
 # Names in the API -> columns of a revision.
@@ -30,6 +31,10 @@ SPEC_FIELDS = {
     "devices": "devices",
     "note": "note",
 }
+
+
+class VisibleSlugField(VisibleRows, serializers.SlugRelatedField):
+    """A row by its name."""
 
 
 class InstanceDocument(serializers.Serializer):
@@ -64,11 +69,9 @@ class ServiceSerializer(serializers.ModelSerializer):
     """Reads carry derived status; writes go through ``deployments.specs``."""
 
     name = serializers.CharField(max_length=100)
-    model_id = serializers.PrimaryKeyRelatedField(
-        source="model", queryset=AIModel.objects.all(), required=False, allow_null=True
-    )
+    model_id = VisibleIdField(source="model", queryset=AIModel.objects.all(), required=False, allow_null=True)
     model = NamedSerializer(read_only=True)
-    environment = serializers.SlugRelatedField(
+    environment = VisibleSlugField(
         slug_field="name", queryset=Environment.objects.all(), required=False, allow_null=True
     )
     server_ids = serializers.ListField(child=serializers.IntegerField(min_value=1), required=False, max_length=1000)
@@ -131,7 +134,7 @@ class ServiceSerializer(serializers.ModelSerializer):
         return name
 
     def validate_server_ids(self, ids: list[int]) -> list[Server]:
-        found = Server.objects.in_bulk(ids)
+        found = visible(Server.objects.all(), self.context["request"].user).in_bulk(ids)
         missing = sorted(set(ids) - set(found))
         if missing:
             raise serializers.ValidationError(

@@ -14,6 +14,7 @@ from deployments.phases import ENDED, Phase, Wanted
 from deployments.probes import port_problem, probe_problems, sentences
 from infini import events, records
 from infini.errors import Invalid
+from infini.visibility import refuse_out_of_sight
 from inventory.models import Server
 
 COMMAND_MAX_CHARS = 64 * 1024
@@ -25,9 +26,10 @@ def create_service(
 ) -> Service:
     """Store a new service with its placements and, when there is a command, its first revision."""
     with transaction.atomic():
-        records.create(service, by=by)
+        records.create(service, by=by, placed_later=True)
         _place(service, list(servers), by=by)
         _revise(service, spec, by=by)
+        refuse_out_of_sight(service, by=by)
     return service
 
 
@@ -45,10 +47,11 @@ def change_service(
     Raises StaleVersion as ``records.change`` does, Invalid for a spec that cannot run.
     """
     with transaction.atomic():
-        records.change(service, columns, by=by, version=version)
+        records.change(service, columns, by=by, version=version, placed_later=True)
         if servers is not None:
             _place(service, list(servers), by=by)
         _revise(service, spec, by=by)
+        refuse_out_of_sight(service, by=by)
     return service
 
 

@@ -2,15 +2,18 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
 from django.utils.translation import gettext
 from rest_framework import exceptions
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
+from rest_framework.filters import BaseFilterBackend
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from infini import keys
 from infini.key_rules import Use, use_of
 from infini.models import ApiKey, User
+from infini.visibility import visible
 
 LOGGED_IN = "logged_in"
 
@@ -49,6 +52,13 @@ class RolePermission(BasePermission):
         needs = getattr(view, "needs", LOGGED_IN if view.__module__.startswith("drf_spectacular") else None)
         needed = needs.get(method) if isinstance(needs, dict) else needs
         return needed is not None and (needed == LOGGED_IN or request.user.has_perm(needed))
+
+
+class VisibleRows(BaseFilterBackend):
+    """Lists and single objects of generic views: what the caller may not see is not there."""
+
+    def filter_queryset(self, request: Request, queryset: Any, view: Any) -> Any:
+        return visible(queryset, request.user) if isinstance(queryset, QuerySet) else queryset
 
 
 def refuse_beyond_scope(key: ApiKey, method: str) -> None:

@@ -19,6 +19,7 @@ from infini import account, logins, two_step
 from infini.admin_base import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from infini.confirmation import Question, ask, is_confirmed
 from infini.errors import InfiniError
+from infini.visibility import limits_of
 
 NEW_SECRET = "two_step_secret"  # kept in the session until a code shows that the app has it
 
@@ -66,6 +67,7 @@ def account_page(request: HttpRequest) -> HttpResponse:
         "codes_left": len(user.recovery_digests),
         "new_secret": new_secret,
         "picture": two_step.enrolment_picture(user, new_secret) if new_secret else "",
+        "limits": ", ".join(str(one) for one in user.environment_limits.all()) if limits_of(user) else "",
         "sessions": logins.open_sessions(user),
         "this_session": request.session.session_key,
     }

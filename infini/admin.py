@@ -5,13 +5,14 @@ from typing import Any
 import django_q.admin
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import path
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -21,6 +22,7 @@ from infini import alert_admin, events, key_admin, logins, two_step
 from infini.admin_base import (
     AdminPasswordChangeForm,
     BaseAdmin,
+    PageChangeList,
     RelatedDropdownFilter,
     UnfoldAdminSelectWidget,
     UserChangeForm,
@@ -169,7 +171,12 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
             data = events.difference(before, obj, columns - {"password", "last_login"})
             if "role" in form.changed_data and obj != request.user:
                 data |= _set_role(obj, form.cleaned_data["role"])
+            data |= self.set_more(request, obj, form)
             events.record(f"user.{'changed' if change else 'created'}", obj, by=_actor(request), data=data)
+
+    def set_more(self, request: HttpRequest, obj: User, form: Any) -> dict[str, Any]:
+        """For what another app adds to the form: writes it, and returns what differs."""
+        return {}
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         """The role is written with the person."""
@@ -209,6 +216,15 @@ def _set_role(user: User, role: Group | None) -> dict[str, Any]:
     return {"role": [before, [role.name] if role else []]}
 
 
+class EventChangeList(PageChangeList):
+    """Each row knows who reads it: not every subject's page is everybody's."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        for event in self.result_list:
+            event.reader = request.user
+
+
 @admin.register(Event)
 class EventAdmin(BaseAdmin):
     """The timeline: read-only for everybody."""
@@ -222,12 +238,17 @@ class EventAdmin(BaseAdmin):
         *("id", "at", "kind", "subject_kind", "subject_id", "subject_name", "actor_name", "address", "data")
     )
 
-    def get_urls(self) -> list[Any]:
-        back = self.admin_site.admin_view(lambda request, **_kept: HttpResponseRedirect("../../"))
-        return [path("<int:pk>/change/", back), *super().get_urls()]
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        """An event has no page of its own."""
+        if not self.has_view_permission(request) or request.method == "POST":
+            raise PermissionDenied
+        return HttpResponseRedirect("../../")
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         return visible_events(request.user)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return EventChangeList
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         return lookup in ("subject_kind__exact", "subject_id__exact", "kind__exact", "actor__id__exact")
@@ -246,8 +267,8 @@ class EventAdmin(BaseAdmin):
         return ago(event.at)
 
     @display(description=_("Subject"), ordering="subject_name")
-    def subject_shown(self, event: Event) -> SafeString:
-        return link(subject_url(event), event.subject_name)
+    def subject_shown(self, event: Any) -> SafeString:
+        return link(subject_url(event, event.reader), event.subject_name)
 
     @display(description=_("What"), ordering="kind")
     def does(self, event: Event) -> SafeString:

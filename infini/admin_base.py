@@ -40,7 +40,7 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from infini import extras, records
+from infini import extras, records, visibility
 from infini.admin_csv import CsvAdmin
 from infini.admin_forms import BaseForm
 from infini.admin_verbs import Verb, VerbsAdmin, ask_first, do, list_url, names_of
@@ -99,7 +99,8 @@ class RelatedDropdownFilter(WholeRowsDropdownFilter):
     def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
         model = field.remote_field.model
         named = [column.name for column in model._meta.concrete_fields if column.name in ("name", "name_zh", "model")]
-        return [(row.pk, str(row)) for row in model._default_manager.only(*named)]
+        rows = visibility.visible(model._default_manager.only(*named), request.user)
+        return [(row.pk, str(row)) for row in rows]
 
 
 class MonoTextarea(UnfoldAdminTextareaWidget):
@@ -225,9 +226,10 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
         return PageChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = self.annotated(request, self.model._default_manager.get_queryset())
+        rows = visibility.visible(self.model._default_manager.get_queryset(), request.user)
+        rows = self.annotated(request, rows)
         for column in extras.columns(self.opts.label_lower):
-            rows = column.annotate(rows)
+            rows = column.annotate(rows, request.user)
         ordering = self.get_ordering(request)
         return rows.order_by(*ordering) if ordering else rows
 
@@ -282,6 +284,8 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
     def log_deletions(self, request: HttpRequest, queryset: Any) -> Any: ...
 
     def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         row = self.get_object(request, object_id)
         if row is None:
             raise Http404

@@ -1,13 +1,29 @@
 """The form behind every page on which a row is edited."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.db.models import Model, Q
 from django.http import HttpRequest
 from django.utils.translation import gettext
 
+from infini import visibility
 from infini.errors import InfiniError
 from infini.said import said
+
+
+def offer_visible(fields: Mapping[str, forms.Field], user: Any, row: Model | None = None) -> None:
+    """Have fields that offer rows offer those alone which ``user`` may see, and what ``row`` has already: saving the
+    form is not to take it away.
+    """
+    if visibility.limits_of(user) is None:
+        return
+    for name, field in fields.items():
+        if isinstance(field, forms.ModelChoiceField) and field.queryset is not None:
+            offered = Q(pk__in=visibility.visible(field.queryset.order_by(), user).values("pk"))
+            stored = getattr(row, f"{name}_id", None)
+            field.queryset = field.queryset.filter(offered | Q(pk=stored) if stored else offered)
 
 
 class BaseForm(forms.ModelForm):
@@ -19,6 +35,8 @@ class BaseForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["seen_version"].initial = getattr(self.instance, "version", None)
+        if self.request is not None:
+            offer_visible(self.fields, self.request.user, self.instance)
 
     def clean(self) -> dict[str, Any] | None:
         cleaned = super().clean()

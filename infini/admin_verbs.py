@@ -99,8 +99,9 @@ class VerbsAdmin:
     def refuse_foreign_action(self, request: HttpRequest) -> None:
         """An action that exists and is not this person's is refused, not overlooked."""
         asked = request.POST.get("action")
-        if asked in {verb.name for verb in self.all_verbs()} - {verb.name for verb in self.verbs_for(request)}:
-            raise PermissionDenied
+        for verb in self.all_verbs():
+            if asked == verb.name and not verb.allowed(request.user):
+                raise PermissionDenied(verb.permission)
 
     # On an object's page
 
@@ -114,7 +115,7 @@ class VerbsAdmin:
         if verb is None or row is None:
             raise Http404
         if not verb.allowed(request.user):
-            raise PermissionDenied
+            raise PermissionDenied(verb.permission)
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if verb.leads_to:

@@ -15,6 +15,7 @@ from infini import records
 from infini.errors import Invalid
 from infini.models import Versioned
 from infini.said import said
+from infini.visibility import visible
 
 
 def either_slash(route: str, view: Any, name: str) -> URLPattern:
@@ -31,6 +32,18 @@ class JSONParser(parsers.JSONParser):
             return super().parse(stream, media_type, parser_context)
         except RecursionError:
             raise exceptions.ParseError(_("The JSON is nested too deep.")) from None
+
+
+class VisibleRows:
+    """For a field that refers to rows: those alone that whoever asks may see. Needs ``request`` in the context."""
+
+    def get_queryset(self) -> Any:
+        rows, request = super().get_queryset(), self.context.get("request")  # type: ignore[misc, attr-defined]
+        return rows if rows is None or request is None else visible(rows, request.user)
+
+
+class VisibleIdField(VisibleRows, serializers.PrimaryKeyRelatedField):
+    """A row by its id."""
 
 
 class SaidField(serializers.CharField):

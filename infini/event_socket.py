@@ -15,10 +15,11 @@ from django.urls import re_path
 from django.utils.translation import gettext as _
 
 from infini.errors import Forbidden, InfiniError, Invalid
-from infini.event_tail import EventTail, Happening, last_sequence, tailing
+from infini.event_tail import EventTail, Happening, last_sequence, seen_within, tailing
 from infini.said import said
 from infini.sockets import identify
 from infini.timeline import PERMISSION, hidden_kinds
+from infini.visibility import Environments, limits_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,9 @@ class EventSocket(AsyncWebsocketConsumer):
 
     async def _look(self) -> None:
         """Raises Forbidden; what else is hidden from who watches is noted."""
-        self._user_id, self._hidden = await database_sync_to_async(_reader, thread_sensitive=False)(self.scope)
+        self._user_id, self._hidden, self._limits = await database_sync_to_async(_reader, thread_sensitive=False)(
+            self.scope
+        )
 
     async def _look_again(self) -> None:
         while True:
@@ -90,6 +93,9 @@ class EventSocket(AsyncWebsocketConsumer):
 
     async def _pass_on(self, happenings: list[Happening]) -> None:
         visible = tuple(h for h in happenings if h.subject_kind not in self._hidden or h.actor_id == self._user_id)
+        if visible and self._limits is not None:
+            seen = await seen_within(visible, self._limits)
+            visible = tuple(h for h in visible if h.seq in seen or h.actor_id == self._user_id)
         if not visible:
             return
         while len(self._unacknowledged) >= WINDOW_FRAMES:
@@ -126,11 +132,11 @@ def _frame(happenings: tuple[Happening, ...]) -> str:
     return f'{{"type": "events", "seq": {happenings[-1].seq}, "events": [{events}]}}'
 
 
-def _reader(scope: dict[str, Any]) -> tuple[int, frozenset[str]]:
+def _reader(scope: dict[str, Any]) -> tuple[int, frozenset[str], Environments | None]:
     user = identify(scope)
     if user is None or not user.has_perm(PERMISSION):
         raise Forbidden(_("Your role does not allow reading the timeline."))
-    return user.pk, frozenset(hidden_kinds(user))
+    return user.pk, frozenset(hidden_kinds(user)), limits_of(user)
 
 
 def _after(query_string: bytes) -> int | None:

@@ -18,6 +18,7 @@ from django.db.models import Max
 
 from infini.event_order import in_order
 from infini.models import Event
+from infini.visibility import Environments, within
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ POLL_SECONDS = 0.25
 RETRY_SECONDS = 2.0  # after the database did not answer
 PIECE_EVENTS = 200  # read, and sent, at once
 KEPT_EVENTS = 1000
+KEPT_ANSWERS = 64  # of what lies within whose environments
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,28 @@ class EventTail:
         self.head = news[-1].seq
         self._news.set()
         self._news = asyncio.Event()
+
+
+async def seen_within(happenings: tuple[Happening, ...], limits: Environments) -> frozenset[int]:
+    """The sequences of those that lie within these environments; asked once for all who are limited alike."""
+    key = id(asyncio.get_running_loop()), limits, happenings[0].seq, happenings[-1].seq, len(happenings)
+    if key not in _asked:
+        while len(_asked) >= KEPT_ANSWERS:
+            del _asked[next(iter(_asked))]
+        ids = [happening.seq for happening in happenings]
+        _asked[key] = asyncio.ensure_future(database_sync_to_async(_within, thread_sensitive=False)(ids, limits))
+    try:
+        return await asyncio.shield(_asked[key])
+    except Exception:
+        _asked.pop(key, None)
+        raise
+
+
+def _within(ids: list[int], limits: Environments) -> frozenset[int]:
+    return frozenset(within(Event.objects.order_by().filter(pk__in=ids), limits).values_list("pk", flat=True))
+
+
+_asked: dict[Any, asyncio.Future[frozenset[int]]] = {}
 
 
 async def last_sequence() -> int:

@@ -21,10 +21,10 @@ MakePart = Callable[[HttpRequest, Model], Part | None]
 class Column:
     """A column of a list: ``annotate`` adds what ``show`` reads, so that rows cost no queries of their own.
 
-    ``csv`` is what of it goes into the list's file.
+    ``annotate`` is given the rows and who looks at them. ``csv`` is what of it goes into the list's file.
     """
 
-    annotate: Callable[[QuerySet], QuerySet]
+    annotate: Callable[[QuerySet, Any], QuerySet]
     show: Callable[[Any], Any]
     csv: Sequence[CsvColumn] = ()
 

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_safe
 
 from infini.errors import NotLoggedIn
 from infini.unfold_settings import navigation
+from infini.visibility import visible
 
 MOST_OF_A_KIND = 6
 TEXT_MAX_CHARS = 100
@@ -53,7 +54,8 @@ def _findable() -> list[Any]:
 def _objects(request: HttpRequest, model_admin: Any, text: str) -> list[Found]:
     if not model_admin.has_view_permission(request):
         return []
-    rows, _may_repeat = model_admin.get_search_results(request, model_admin.model._default_manager.all(), text)
+    shown = visible(model_admin.model._default_manager.all(), request.user)
+    rows, _may_repeat = model_admin.get_search_results(request, shown, text)
     kind = str(model_admin.opts.verbose_name)
     return [
         Found(kind, str(row), model_admin.find_icon, _url(model_admin, row))

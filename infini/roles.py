@@ -17,7 +17,7 @@ _ADMINISTRATORS_ONLY_CODES = {
     *("repin_server", "manage_terminal"),
     *("add_endpoint", "change_endpoint", "delete_endpoint"),
 }
-_ADMINISTRATORS_ONLY = {"user", "group", "apikey", "recording", "alerttarget", "alertdelivery"}
+_ADMINISTRATORS_ONLY = {"user", "group", "apikey", "recording", "alerttarget", "alertdelivery", "environmentlimit"}
 
 
 def role_may(role: str, permission: Permission) -> bool:

@@ -235,6 +235,7 @@ REST_FRAMEWORK = {
         "rest_framework.parsers.FormParser",
         "rest_framework.parsers.MultiPartParser",
     ],
+    "DEFAULT_FILTER_BACKENDS": ["infini.access.VisibleRows"],
     "DEFAULT_PAGINATION_CLASS": "infini.api.PlainPagination",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "infini.api_errors.error_response",

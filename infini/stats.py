@@ -1,8 +1,9 @@
 """The counts of ``/api/stats``: each app registers its own, so that none has to know the others."""
 
 from collections.abc import Callable
+from typing import Any
 
-Counts = Callable[[], dict[str, int]]
+Counts = Callable[[Any], dict[str, int]]  # of what this person may see
 _sources: list[Counts] = []
 
 # What clients may rely on. Of what no app registers there is none on this site.
@@ -13,13 +14,13 @@ NAMES = (
 
 
 def register(source: Counts) -> None:
-    """Add a function that returns ``{name: count}``; called once per app at start."""
+    """Add a function that returns ``{name: count}`` for a person; called once per app at start."""
     if source not in _sources:
         _sources.append(source)
 
 
-def counts() -> dict[str, int]:
+def counts(user: Any) -> dict[str, int]:
     merged = dict.fromkeys(NAMES, 0)
     for source in _sources:
-        merged |= source()
+        merged |= source(user)
     return merged

@@ -8,6 +8,7 @@ from django.utils.translation import gettext
 from infini.display import ABSENT, url_or_none
 from infini.models import Event
 from infini.said import said
+from infini.visibility import limits_of, subjects_within
 
 # Whose permission an event about people, their keys and where alerts go takes; their own is everybody's.
 _GUARDED = {
@@ -41,10 +42,14 @@ _WITH_PAGE = ("brand", "server", "service", "operation", "alerttarget", "task", 
 
 
 def visible_events(user: Any) -> QuerySet[Event]:
-    """Events this person may read: those about other people and their keys only with the permission for them."""
-    hidden = hidden_kinds(user)
+    """Events this person may read: those about other people and their keys only with the permission for them, those
+    about what he does not see not at all, except what he did himself.
+    """
+    hidden, limits = hidden_kinds(user), limits_of(user)
     events = Event.objects.all()
-    return events.filter(~Q(subject_kind__in=hidden) | Q(actor=user)) if hidden else events
+    if hidden:
+        events = events.filter(~Q(subject_kind__in=hidden) | Q(actor=user))
+    return events if limits is None else events.filter(subjects_within(limits) | Q(actor=user))
 
 
 def hidden_kinds(user: Any) -> list[str]:
@@ -57,10 +62,13 @@ def events_about(user: Any, row: Model, count: int = 10) -> list[Event]:
     return list(about[:count])
 
 
-def subject_url(event: Event) -> str | None:
-    """The page of what an event tells of; it may be gone by now."""
+def subject_url(event: Event, reader: Any = None) -> str | None:
+    """The page of what an event tells of; it may be gone by now. None when ``reader`` would be refused there."""
     app = _APPS.get(event.subject_kind)
     if app is None or event.kind.endswith(".deleted"):
+        return None
+    guard = _GUARDED.get(event.subject_kind) if event.subject_kind != "apikey" else None  # one's own keys have a page
+    if guard and reader is not None and not reader.has_perm(guard):
         return None
     page = "page" if event.subject_kind in _WITH_PAGE else "change"
     return url_or_none(f"admin:{app}_{event.subject_kind}_{page}", event.subject_id)

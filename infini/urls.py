@@ -36,5 +36,6 @@ urlpatterns = [
 ]
 
 handler400 = "infini.views.bad_request"
+handler403 = "infini.forbidden.forbidden"
 handler404 = "infini.views.not_found"
 handler500 = "infini.views.server_error"

@@ -47,7 +47,7 @@ class StatsView(APIView):
     @extend_schema(responses={200: {"type": "object", "additionalProperties": {"type": "integer"}}})
     def get(self, request: Request) -> Response:
         """Counts for the overview."""
-        return Response(stats.counts())
+        return Response(stats.counts(request.user))
 
 
 def _speaks_json(request: HttpRequest) -> bool:

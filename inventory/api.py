@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
@@ -21,6 +20,7 @@ from infini import records
 from infini.access import LOGGED_IN, crud_needs
 from infini.errors import Invalid, NotFound
 from infini.models import Versioned
+from infini.visibility import visible, visible_or_404
 from inventory import catalogue, uploads
 from inventory.checks import check_servers
 from inventory.fleet_history import fleet_history
@@ -59,7 +59,7 @@ class _AnswersAsStored:
     perform_update = perform_create
 
     def _read_again(self, serializer: BaseSerializer) -> None:
-        serializer.instance = get_object_or_404(self.get_queryset(), pk=serializer.instance.pk)  # type: ignore[attr-defined]
+        serializer.instance = visible_or_404(self.get_queryset(), self.request.user, pk=serializer.instance.pk)  # type: ignore[attr-defined]
 
 
 class _List(_AnswersAsStored, generics.ListCreateAPIView):
@@ -130,7 +130,7 @@ class BrandCardList(_List):
         return super().get_queryset().filter(brand=self.kwargs.get("pk"))
 
     def get_serializer_context(self) -> dict[str, Any]:
-        brand = get_object_or_404(Brand, pk=self.kwargs["pk"]) if "pk" in self.kwargs else None
+        brand = visible_or_404(Brand, self.request.user, pk=self.kwargs["pk"]) if "pk" in self.kwargs else None
         return {**super().get_serializer_context(), "brand": brand}
 
 
@@ -140,16 +140,24 @@ class CardDetail(_Detail):
     queryset = Card.objects.select_related("brand")
 
 
-class AIModelList(_List):
-    needs = crud_needs("inventory", "aimodel")
-    serializer_class = AIModelSerializer
-    queryset = AIModel.objects.prefetch_related("environments")
+class _AIModels:
+    """With those of their environments that the caller sees."""
+
+    def get_queryset(self) -> QuerySet[AIModel]:
+        seen = visible(Environment.objects.all(), self.request.user)  # type: ignore[attr-defined]
+        return AIModel.objects.prefetch_related(Prefetch("environments", queryset=seen))
 
 
-class AIModelDetail(_Detail):
+class AIModelList(_AIModels, _List):
     needs = crud_needs("inventory", "aimodel")
     serializer_class = AIModelSerializer
-    queryset = AIModel.objects.prefetch_related("environments")
+    queryset = AIModel.objects.all()
+
+
+class AIModelDetail(_AIModels, _Detail):
+    needs = crud_needs("inventory", "aimodel")
+    serializer_class = AIModelSerializer
+    queryset = AIModel.objects.all()
 
 
 class ServerList(_List):
@@ -176,7 +184,7 @@ class ServerCheck(APIView):
     @extend_schema(request=None, responses={200: CheckResultSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Ask this server now whether it can be reached."""
-        results = check_servers([get_object_or_404(Server, pk=pk)], by=request.user)
+        results = check_servers([visible_or_404(Server, request.user, pk=pk)], by=request.user)
         if not results:
             raise NotFound(_("This server was deleted meanwhile."))
         return Response(CheckResultSerializer(results[0]).data)
@@ -188,7 +196,7 @@ class ServerCheckAll(APIView):
     @extend_schema(request=None, responses={200: CheckResultSerializer(many=True)})
     def post(self, request: Request) -> Response:
         """Ask every server now, all at once."""
-        results = check_servers(Server.objects.all(), by=request.user)
+        results = check_servers(visible(Server.objects.all(), request.user), by=request.user)
         return Response(CheckResultSerializer(results, many=True).data)
 
 
@@ -198,12 +206,13 @@ class ServerHostKey(APIView):
     @extend_schema(responses={200: HostKeySerializer})
     def get(self, request: Request, pk: str) -> Response:
         """The SSH host key that is pinned, and what was offered in its place."""
-        return Response(HostKeySerializer(host_keys.host_key_of(get_object_or_404(Server, pk=pk))).data)
+        server = visible_or_404(Server, request.user, pk=pk)
+        return Response(HostKeySerializer(host_keys.host_key_of(server)).data)
 
     @extend_schema(request=HostKeyPinSerializer, responses={200: HostKeySerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Confirm the first host key; or pin another one, which takes an administrator and the server's name."""
-        server = get_object_or_404(Server, pk=pk)
+        server = visible_or_404(Server, request.user, pk=pk)
         wanted = HostKeyPinSerializer(data=request.data)
         wanted.is_valid(raise_exception=True)
         values = wanted.validated_data
@@ -223,7 +232,8 @@ class ServerHostKeyScan(APIView):
     @extend_schema(request=None, responses={200: HostKeySerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Ask the server for its host key now, without logging in."""
-        return Response(HostKeySerializer(host_keys.look(get_object_or_404(Server, pk=pk))).data)
+        server = visible_or_404(Server, request.user, pk=pk)
+        return Response(HostKeySerializer(host_keys.look(server)).data)
 
 
 class ServerResources(APIView):
@@ -232,7 +242,7 @@ class ServerResources(APIView):
     @extend_schema(responses={200: ResourcesSerializer})
     def get(self, request: Request, pk: str) -> Response:
         """How busy this server is now; a figure that cannot be had is null, and ``errors`` says why."""
-        [resources] = resources_of([get_object_or_404(Server, pk=pk)])
+        [resources] = resources_of([visible_or_404(Server, request.user, pk=pk)])
         return Response(ResourcesSerializer(resources).data)
 
 
@@ -244,7 +254,7 @@ class ServersResources(APIView):
         """The same for all servers, or those named in ``server_ids``, within 10 s."""
         asked = ServerIdsSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        servers = Server.objects.all()
+        servers = visible(Server.objects.all(), request.user)
         ids = asked.validated_data.get("server_ids")
         if ids is not None:
             servers = servers.filter(pk__in=ids)
@@ -261,7 +271,7 @@ class ServerHistory(APIView):
         Value n of a series is the mean of the step that begins n times ``step_seconds`` after ``from``, null where
         nothing was reported. The step grows with the span: there are at most 400.
         """
-        server = get_object_or_404(Server.objects.only("pk"), pk=pk)
+        server = visible_or_404(Server.objects.only("pk"), request.user, pk=pk)
         span = HistorySpanSerializer(data=request.query_params)
         span.is_valid(raise_exception=True)
         asked = span.validated_data
@@ -280,7 +290,8 @@ class FleetHistoryView(APIView):
         span = HistorySpanSerializer(data=request.query_params)
         span.is_valid(raise_exception=True)
         asked = span.validated_data
-        return Response(FleetHistorySerializer(fleet_history(asked.get("from"), asked.get("to"))).data)
+        found = fleet_history(asked.get("from"), asked.get("to"), user=request.user)
+        return Response(FleetHistorySerializer(found).data)
 
 
 class PictureUpload(APIView):

@@ -8,7 +8,7 @@ class InventoryConfig(AppConfig):
 
     def ready(self) -> None:
         from infini import badges, clusters, dashboard, event_words, stats
-        from inventory import overview, selectors
+        from inventory import limits, overview, selectors
         from inventory.event_words import WORDS
         from inventory.installation import queueing
 
@@ -17,3 +17,4 @@ class InventoryConfig(AppConfig):
         badges.register(overview.badges)
         event_words.register(WORDS)
         clusters.register_waiting(queueing.waits_since)
+        limits.register()

@@ -17,6 +17,7 @@ from infini.errors import Conflict, Forbidden, InfiniError, Invalid, NotFound
 from infini.models import User
 from infini.said import said
 from infini.sockets import identify
+from infini.visibility import visible
 from inventory.models import Server
 from inventory.ssh.errors import HostKeyChanged, HostKeyRefused
 from inventory.terminals import registry, rows
@@ -257,7 +258,7 @@ def _admitted(scope: Scope, server_id: int) -> bool:
             _("Your role does not allow opening terminals; the missing permission is %(permission)s.")
             % {"permission": registry.PERMISSION}
         )
-    if not Server.objects.filter(pk=server_id).exists():
+    if not visible(Server.objects.filter(pk=server_id), user).exists():
         raise NotFound(_("There is no such server."))
     return user.has_perm(MANAGE)
 

@@ -10,6 +10,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from infini.api import VisibleIdField, VisibleRows
 from inventory.models import Environment
 
 
@@ -66,7 +67,7 @@ class LabelsField(serializers.JSONField):
     """An object of names and strings."""
 
 
-class IdField(serializers.PrimaryKeyRelatedField):
+class IdField(VisibleIdField):
     """A row by its id: whole numbers alone, within what a database holds."""
 
     def to_internal_value(self, data: Any) -> Any:
@@ -80,7 +81,7 @@ class IdField(serializers.PrimaryKeyRelatedField):
 
 
 @extend_schema_field(OpenApiTypes.STR)
-class EnvironmentField(serializers.RelatedField):
+class EnvironmentField(VisibleRows, serializers.RelatedField):
     """An environment by its name, whatever its case, or by its id; read as its name."""
 
     def __init__(self, **options: Any) -> None:

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 from django.http import HttpResponse
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -16,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from infini.errors import TooLarge
+from infini.visibility import visible_or_404
 from inventory import transfers
 from inventory.api import WhateverIsAccepted
 from inventory.models import Server
@@ -88,7 +88,7 @@ class ServerFiles(APIView):
     def get(self, request: Request, pk: str) -> Response:
         """What is in a directory of the server, as its SSH account sees it."""
         asked = _asked(PathQuery, request)
-        found = transfers.list_directory(get_object_or_404(Server, pk=pk), asked["path"])
+        found = transfers.list_directory(visible_or_404(Server, request.user, pk=pk), asked["path"])
         return Response(DirectorySerializer(found).data)
 
 
@@ -105,7 +105,7 @@ class ServerFileDownload(APIView):
         """A range of a file, at most 4 MiB of it: ask again for the next, with `transfer` from `X-Transfer`."""
         asked = _asked(TransferQuery, request)
         offset, most = _range(request)
-        server = get_object_or_404(Server, pk=pk)
+        server = visible_or_404(Server, request.user, pk=pk)
         piece = transfers.download_piece(
             request.user, server, asked["path"], offset=offset, most=most, token=asked["transfer"]
         )
@@ -149,7 +149,7 @@ class ServerFileUpload(APIView):
     def post(self, request: Request, pk: str) -> Response:
         """One piece of a file, at most 4 MiB. The file appears with its last byte."""
         asked = _asked(UploadQuery, request)
-        server = get_object_or_404(Server, pk=pk)
+        server = visible_or_404(Server, request.user, pk=pk)
         transfer, received = transfers.upload_piece(
             request.user, server, asked["path"], offset=asked["offset"], size=asked["size"], data=request.data or b"",
             token=asked["transfer"],
@@ -160,6 +160,6 @@ class ServerFileUpload(APIView):
     def delete(self, request: Request, pk: str) -> Response:
         """Give up an upload: what has arrived of it is removed."""
         asked = _asked(TransferQuery, request)
-        server = get_object_or_404(Server, pk=pk)
+        server = visible_or_404(Server, request.user, pk=pk)
         transfers.cancel_upload(request.user, server, asked["path"], token=asked["transfer"])
         return Response(status=204)

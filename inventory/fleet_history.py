@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import connection
 
 from infini.charts import MOST_POINTS, Frame, frame_of
+from infini.visibility import limits_of, visible
 from inventory.history import UNITS, Series
 from inventory.models import Sample, Server
 
@@ -23,10 +24,11 @@ _DEVICE = ("utilization_percent", "device_memory_percent")
 
 
 class _Form(NamedTuple):
-    """How a database says it: a sample's second, the moments asked for, a sample's devices and the figures of one."""
+    """How a database says it: a sample's second, the moments and the ids asked for, its devices, the figures of one."""
 
     epoch: str
     moments: str
+    numbers: str
     devices: str
     figure: str
 
@@ -35,12 +37,14 @@ _FORMS = {
     "sqlite": _Form(
         "CAST(strftime('%%s', s.at) AS INTEGER)",
         "SELECT value FROM json_each(%s)",
+        "SELECT value FROM json_each(%s)",
         "json_each(s.devices)",
         "json_extract(d.value, '$[{}]')",
     ),
     "postgresql": _Form(
         "CAST(EXTRACT(epoch FROM s.at) AS BIGINT)",
         "SELECT CAST(value AS timestamptz) FROM jsonb_array_elements_text(CAST(%s AS jsonb))",
+        "SELECT CAST(value AS bigint) FROM jsonb_array_elements_text(CAST(%s AS jsonb))",
         "jsonb_each(s.devices)",
         "CAST(d.value ->> {} AS double precision)",
     ),
@@ -58,13 +62,18 @@ class FleetHistory:
     series: list[Series]
 
 
-def fleet_history(begin: datetime | None = None, end: datetime | None = None) -> FleetHistory:
-    """Three queries, whatever the fleet and the span; by default the last hour. Raises Invalid for a bad span."""
-    servers = Server.objects.count()
+def fleet_history(begin: datetime | None = None, end: datetime | None = None, *, user: Any = None) -> FleetHistory:
+    """Three queries, whatever the fleet and the span; by default the last hour; of the servers
+    ``user`` may see. Raises Invalid for a bad span.
+    """
+    only: list[int] | None = None
+    if limits_of(user) is not None:
+        only = list(visible(Server.objects.order_by(), user).values_list("pk", flat=True))
+    servers = Server.objects.count() if only is None else len(only)
     most = max(12, min(MOST_POINTS, MOST_ROWS // max(servers, 1)))
     frame = frame_of(begin, end, longest=timedelta(days=settings.SAMPLES_KEEP_DAYS), most=most)
     every = _distance(frame, servers)
-    found = _read(frame, every)
+    found = _read(frame, every, only)
     series = [
         Series(
             name,
@@ -83,7 +92,7 @@ def _distance(frame: Frame, servers: int) -> int:
     return next(n for n in range(1, minutes + 1) if minutes % n == 0 and minutes // n <= affordable) * MINUTE
 
 
-def _read(frame: Frame, every: int) -> dict[int, dict[str, float | None]]:
+def _read(frame: Frame, every: int, only: list[int] | None) -> dict[int, dict[str, float | None]]:
     """By step, the means of what was told in it; a step of which nothing was told is not there."""
     first = int(frame.begin.timestamp())
     moments = [datetime.fromtimestamp(at, frame.begin.tzinfo) for at in range(first, int(frame.end.timestamp()), every)]
@@ -91,6 +100,10 @@ def _read(frame: Frame, every: int) -> dict[int, dict[str, float | None]]:
     table, form = connection.ops.quote_name(Sample._meta.db_table), _FORMS[connection.vendor]
     stored = json.dumps([connection.ops.adapt_datetimefield_value(at) for at in moments], default=str)
     slot, within = f"({form.epoch} - %s) / %s", f"s.at IN ({form.moments})"
+    values: list[int | str] = [first, frame.step, stored]
+    if only is not None:
+        within += f" AND s.server_id IN ({form.numbers})"
+        values.append(json.dumps(only))
     host = (
         f"SELECT {slot}, COUNT(DISTINCT s.server_id), AVG(s.cpu_percent), AVG(s.memory_percent) "  # noqa: S608
         f"FROM {table} AS s WHERE {within} GROUP BY 1"
@@ -102,7 +115,7 @@ def _read(frame: Frame, every: int) -> dict[int, dict[str, float | None]]:
     found: dict[int, dict[str, float | None]] = {}
     with connection.cursor() as cursor:
         for sql, names in ((host, ("servers", *_HOST)), (devices, _DEVICE)):
-            cursor.execute(sql, [first, frame.step, stored])
+            cursor.execute(sql, values)
             for place, *means in cursor.fetchall():
                 found.setdefault(place, {}).update(zip(names, map(_rounded, means), strict=True))
     return found

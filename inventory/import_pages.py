@@ -49,11 +49,11 @@ def _posted(request: HttpRequest) -> HttpResponse:
     text = _text(request)
     table = read_table(text)
     columns = request.POST.getlist("columns") or guess_columns(table)
-    lines = judge(table, columns)
+    by: Any = request.user
+    lines = judge(table, columns, by=by)
     if "errors" in request.POST:
         return _errors_as_csv(table, lines)
     if "write" in request.POST:
-        by: Any = request.user
         done = write(lines, by=by)
         added, changed = done[Verdict.NEW], done[Verdict.CHANGE]
         messages.success(request, _("Servers added: %(a)d, changed: %(c)d.") % {"a": added, "c": changed})

@@ -3,7 +3,6 @@
 from typing import Any
 
 from django.db.models import QuerySet
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import generics, serializers
@@ -12,6 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from infini.errors import Conflict, Invalid
+from infini.visibility import visible, visible_or_404
 from inventory.installation.asking import ask_for, ask_for_one, cancel, retry
 from inventory.installation.plans import label_of
 from inventory.installation.states import Kind
@@ -83,7 +83,7 @@ class _One(APIView):
     body: type[serializers.Serializer] = DryRunSerializer
 
     def post(self, request: Request, pk: str) -> Response:
-        server = get_object_or_404(Server, pk=pk)
+        server = visible_or_404(Server, request.user, pk=pk)
         options = self.body(data=request.data)
         options.is_valid(raise_exception=True)
         begun = ask_for_one(server, self.kind, by=request.user, **options.validated_data)
@@ -125,7 +125,7 @@ class _Many(APIView):
         asked = BulkSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         ids = set(asked.validated_data["server_ids"])
-        servers = list(Server.objects.filter(pk__in=ids))
+        servers = list(visible(Server.objects.filter(pk__in=ids), request.user))
         missing = sorted(ids - {server.pk for server in servers})
         if missing:
             text = _("There are no servers with these ids: %(names)s.") % {"names": ", ".join(map(str, missing[:20]))}
@@ -189,7 +189,7 @@ class InstallationRetry(APIView):
     @extend_schema(request=None, responses={202: InstallationSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Once more from the first step; what is right already stays as it is."""
-        row = get_object_or_404(Installation, pk=pk)
+        row = visible_or_404(Installation, request.user, pk=pk)
         if not retry([row], by=request.user):
             raise Conflict(_("It has not failed, its server is gone, or another one is open there."))
         return _now(row)
@@ -201,7 +201,7 @@ class InstallationCancel(APIView):
     @extend_schema(request=None, responses={202: InstallationSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """End it as soon as its step can be left; what was done stays."""
-        row = get_object_or_404(Installation, pk=pk)
+        row = visible_or_404(Installation, request.user, pk=pk)
         if not cancel([row], by=request.user):
             raise Conflict(_("It is over already."))
         return _now(row)

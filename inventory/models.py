@@ -41,6 +41,26 @@ class Environment(Versioned):
         return self.name
 
 
+class EnvironmentLimit(models.Model):
+    """A person who is limited to some environments has one of these for each; without any he sees all.
+
+    An environment is kept as long as somebody is limited to it: with its last limit he would see all.
+    """
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="environment_limits", verbose_name=_("user")
+    )
+    environment = models.ForeignKey(Environment, models.PROTECT, related_name="limits", verbose_name=_("environment"))
+
+    class Meta:
+        verbose_name = _("environment limit")
+        verbose_name_plural = _("environment limits")
+        constraints = [models.UniqueConstraint(fields=["user", "environment"], name="environment_limit_once")]
+
+    def __str__(self) -> str:
+        return str(self.environment)  # whose it is, is not everybody's to know
+
+
 class Brand(Versioned):
     """A maker of accelerators. ``vendor`` is the stable key by which agents name the same maker."""
 

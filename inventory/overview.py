@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from infini.badges import DANGER, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, GOOD, QUIET
+from infini.visibility import visible
 from inventory.models import Server
 from inventory.querysets import ServerStatus
 from inventory.shown import offline_reason, server_chip
@@ -21,7 +22,7 @@ SHOWN = 20
 def overview(request: HttpRequest) -> Section:
     if not request.user.has_perm("inventory.view_server"):
         return Section()
-    servers: Any = Server.objects.with_status()
+    servers: Any = visible(Server.objects.with_status(), request.user)
     counts = servers.aggregate(
         total=Count("pk"),
         online=Count("pk", filter=Q(status=ServerStatus.ONLINE)),
@@ -43,7 +44,7 @@ def badges(user: Any) -> dict[str, Badge]:
     """Servers that do not answer and ought to."""
     if not user.has_perm("inventory.view_server"):
         return {}
-    servers: Any = Server.objects.with_status()
+    servers: Any = visible(Server.objects.with_status(), user)
     silent = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).count()
     return {"inventory.server": Badge(silent, DANGER)}
 

@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.csrf import ensure_csrf_cookie
 from django.views.decorators.http import require_safe
 
+from infini.visibility import visible
 from inventory.models import Server, TerminalSession
 from inventory.terminals import registry
 from inventory.terminals.surroundings import surroundings_of
@@ -27,7 +28,8 @@ def terminal_page(request: HttpRequest) -> HttpResponse:
         frame = {"title": _("Terminal"), "permission": registry.PERMISSION}
         return render(request, "pages/terminal_forbidden.html", frame, status=403)
     server_id, service_id = _number(request, "server"), _number(request, "service")
-    server = Server.objects.only("name", "username").filter(pk=server_id).first() if server_id else None
+    known = visible(Server.objects.only("name", "username"), user)
+    server = known.filter(pk=server_id).first() if server_id else None
     if server_id and server is None:
         raise Http404(_("There is no such server."))
     found = surroundings_of(service_id, server.pk) if server and service_id else None
@@ -40,7 +42,7 @@ def terminal_page(request: HttpRequest) -> HttpResponse:
         "service_name": found.service_name if found else "",
         "observe": "" if own else observed,
         "session": observed if own else "",
-        "servers": Server.objects.exclude(username="").only("name", "username").order_by("name"),
+        "servers": known.exclude(username="").order_by("name"),
         "may_download": user.has_perm("inventory.download_files"),
         "may_upload": user.has_perm("inventory.upload_files"),
         "may_repin": user.has_perm("inventory.repin_server"),

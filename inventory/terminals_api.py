@@ -7,7 +7,6 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -17,6 +16,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from infini.errors import Conflict, Invalid, NotFound
+from infini.visibility import visible_or_404
 from inventory.models import Recording, TerminalSession
 from inventory.terminals import recording, rows
 from inventory.terminals.models import RecordingState
@@ -89,7 +89,7 @@ class TerminalDetail(APIView):
 
 
 def _session(request: Request, key: str) -> TerminalSession:
-    return get_object_or_404(sessions_for(request.user), key=key)
+    return visible_or_404(sessions_for(request.user), request.user, key=key)
 
 
 class RecordingSerializer(serializers.ModelSerializer):
@@ -142,7 +142,7 @@ class RecordingFile(APIView):
     @extend_schema(responses={(200, "application/x-asciicast"): OpenApiTypes.STR})
     def get(self, request: Request, pk: str) -> StreamingHttpResponse:
         """The recording as an asciicast v3 file; of one still running what there is by now."""
-        row = get_object_or_404(Recording, pk=pk)
+        row = visible_or_404(Recording, request.user, pk=pk)
         path = recording.recordings_dir() / row.file
         if not path.exists():
             raise NotFound(_("The file of this recording is not there."))

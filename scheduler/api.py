@@ -4,7 +4,6 @@ from typing import Any
 
 from django.db.models import Prefetch, QuerySet
 from django.http.response import HttpResponseBase
-from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -17,6 +16,7 @@ from rest_framework.views import APIView
 from infini import records
 from infini.access import crud_needs
 from infini.errors import Invalid, NotFound
+from infini.visibility import visible_or_404
 from inventory.models import Server
 from scheduler import downloads, planning, runs
 from scheduler.models import Run, SavedCommand, Task
@@ -47,7 +47,7 @@ class _AnswersAsStored:
 
     def perform_create(self, serializer: BaseSerializer) -> None:
         serializer.save()
-        serializer.instance = get_object_or_404(self.get_queryset(), pk=serializer.instance.pk)
+        serializer.instance = visible_or_404(self.get_queryset(), self.request.user, pk=serializer.instance.pk)
 
     perform_update = perform_create
 
@@ -79,10 +79,10 @@ class TaskPreview(APIView):
     @extend_schema(request=DraftSerializer, responses={200: PreviewSerializer})
     def post(self, request: Request) -> Response:
         """What a task as given would do: its next five times, the servers it reaches. Nothing is stored."""
-        draft = DraftSerializer(data=request.data)
+        draft = DraftSerializer(data=request.data, context={"request": request})
         draft.is_valid(raise_exception=True)
         task, named = draft.draft()
-        return Response(PreviewSerializer(planning.preview(task, named)).data)
+        return Response(PreviewSerializer(planning.preview(task, named, by=request.user)).data)
 
 
 class TaskExecute(APIView):
@@ -91,7 +91,7 @@ class TaskExecute(APIView):
     @extend_schema(request=ExecuteSerializer, responses={202: RunBegunSerializer, 200: RunPreviewSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Run the task now, or with ``dry_run`` tell what that would do."""
-        task = get_object_or_404(Task, pk=pk)
+        task = visible_or_404(Task, request.user, pk=pk)
         asked = ExecuteSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         if asked.validated_data["dry_run"]:
@@ -105,7 +105,7 @@ class TaskResult(APIView):
     @extend_schema(responses={200: RunResultSerializer})
     def get(self, request: Request, pk: str) -> Response:
         """What came of the task's newest run, on each server; while it runs, what was printed so far."""
-        task = get_object_or_404(Task, pk=pk)
+        task = visible_or_404(Task, request.user, pk=pk)
         began = task.runs.exclude(state__in=[RunState.SKIPPED, RunState.MISSED]).order_by("-pk").first()
         return Response(RunResultSerializer(runs.result_document(began or task.runs.first())).data)
 
@@ -137,7 +137,7 @@ class RunList(generics.ListAPIView):
     @extend_schema(request=CommandOnServersSerializer, responses={202: RunBegunSerializer})
     def post(self, request: Request) -> Response:
         """Run a command on servers now, without a task."""
-        asked = CommandOnServersSerializer(data=request.data)
+        asked = CommandOnServersSerializer(data=request.data, context={"request": request})
         asked.is_valid(raise_exception=True)
         task, named = asked.draft()
         return Response({"run_id": runs.run_once(task, named=named, by=request.user).pk}, status=202)
@@ -148,7 +148,7 @@ class RunDetail(APIView):
 
     @extend_schema(responses={200: RunResultSerializer})
     def get(self, request: Request, pk: str) -> Response:
-        run = get_object_or_404(Run, pk=pk)
+        run = visible_or_404(Run, request.user, pk=pk)
         return Response(RunResultSerializer(runs.result_document(run)).data)
 
 
@@ -158,7 +158,7 @@ class RunCancel(APIView):
     @extend_schema(request=None, responses={202: RunBegunSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """End the run: nothing more begins, what runs is ended on its server."""
-        run = get_object_or_404(Run, pk=pk)
+        run = visible_or_404(Run, request.user, pk=pk)
         runs.cancel(run, by=request.user)
         return Response({"run_id": run.pk}, status=202)
 
@@ -169,7 +169,7 @@ class RunRetryFailed(APIView):
     @extend_schema(request=None, responses={202: RunBegunSerializer})
     def post(self, request: Request, pk: str) -> Response:
         """Run the same command again on those servers alone where it failed, timed out or lost contact."""
-        again = runs.retry_failed(get_object_or_404(Run, pk=pk), by=request.user)
+        again = runs.retry_failed(visible_or_404(Run, request.user, pk=pk), by=request.user)
         return Response({"run_id": again.pk}, status=202)
 
 
@@ -182,7 +182,7 @@ class RunOutput(APIView):
     )
     def get(self, request: Request, pk: str) -> HttpResponseBase:
         """What was printed, as a file: of all servers as text, of one server as it came."""
-        run = get_object_or_404(Run, pk=pk)
+        run = visible_or_404(Run, request.user, pk=pk)
         asked = request.query_params.get("server_id")
         if asked is None:
             return downloads.whole_run(run)

@@ -8,7 +8,7 @@ class SchedulerConfig(AppConfig):
 
     def ready(self) -> None:
         from infini import badges, clusters, dashboard, event_words, rounds, stats
-        from scheduler import overview, rounding, selectors
+        from scheduler import limits, overview, rounding, selectors
         from scheduler.event_words import WORDS
 
         stats.register(selectors.counts)
@@ -17,3 +17,4 @@ class SchedulerConfig(AppConfig):
         event_words.register(WORDS)
         rounds.register(rounding.round_of_runs)
         clusters.register_waiting(selectors.runs_wait_since)
+        limits.register()

@@ -12,6 +12,7 @@ from infini.badges import INFO, WARNING, Badge
 from infini.dashboard import Problem, Section, Tile
 from infini.display import BUSY, QUIET
 from infini.models import Alert, AlertKind, AlertState
+from infini.visibility import visible
 from scheduler.models import Run, Task
 from scheduler.shown import task_chip
 from scheduler.states import TaskStatus
@@ -23,7 +24,7 @@ WRONG = (TaskStatus.FAILED, TaskStatus.MISSED)
 def overview(request: HttpRequest) -> Section:
     if not request.user.has_perm("scheduler.view_task"):
         return Section()
-    open_runs = Run.objects.open().count()
+    open_runs = visible(Run.objects.open(), request.user).count()
     runs_url = f"{reverse('admin:scheduler_run_changelist')}?state=open"
     tile = Tile(
         _("Runs open"),
@@ -34,7 +35,7 @@ def overview(request: HttpRequest) -> Section:
         source=_("this site's records"),
         at=timezone.now(),
     )
-    known: QuerySet[Any] = Task.objects.filter(enabled=True).with_status()
+    known: QuerySet[Any] = visible(Task.objects.filter(enabled=True), request.user).with_status()
     wrong = list(known.filter(status__in=WRONG).defer("command")[:SHOWN])
     runs = Run.objects.only("reason").in_bulk([task.last_run_id for task in wrong])
     return Section(tiles=[tile], problems=[_problem(task, runs.get(task.last_run_id)) for task in wrong])
@@ -49,8 +50,8 @@ def badges(user: Any) -> dict[str, Badge]:
     """What was missed and not kept since, and what is under way."""
     if not user.has_perm("scheduler.view_run"):
         return {}
-    missed = Alert.objects.filter(kind=AlertKind.TASK_MISSED, state=AlertState.OPEN)
+    missed = visible(Alert.objects.filter(kind=AlertKind.TASK_MISSED, state=AlertState.OPEN), user)
     return {
         "scheduler.task": Badge(missed.count(), WARNING),
-        "scheduler.run": Badge(Run.objects.open().count(), INFO),
+        "scheduler.run": Badge(visible(Run.objects.open(), user).count(), INFO),
     }

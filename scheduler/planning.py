@@ -15,6 +15,7 @@ from infini.errors import Conflict, Invalid
 from infini.models import AlertKind
 from inventory.models import Server
 from scheduler import parameters, targets
+from scheduler.limits import refuse_wide_selector
 from scheduler.models import COMMAND_MAX_BYTES, Target, Task
 from scheduler.schedules import check_cron, zone_named
 from scheduler.states import ScheduleType
@@ -35,6 +36,7 @@ _OWN = {"run_at": None, "interval_seconds": None, "time_of_day": None, "weekday"
 def create_task(task: Task, *, servers: Collection[Server], by: events.Actor) -> Task:
     """Store a new task; raises Invalid naming the field at fault, Conflict when its name is taken."""
     settle(task, named=[server.pk for server in servers])
+    refuse_wide_selector(task.selector, by=by)
     _plan(task, timezone.now())
     with transaction.atomic():
         records.create(task, by=by, many={"servers": servers})
@@ -57,6 +59,7 @@ def change_task(
     before = Task.objects.filter(pk=task.pk).first()
     named = [s.pk for s in servers] if servers is not None else task.targets.values_list("server_id", flat=True)
     settle(task, named=[pk for pk in named if pk], before=before)
+    refuse_wide_selector(task.selector, by=by)
     touched = before is None or any(getattr(before, name) != getattr(task, name) for name in Task.SCHEDULE)
     written = set(columns) | (set(_OWN) if touched else set())
     with transaction.atomic():
@@ -210,9 +213,10 @@ def _name_targets(task: Task) -> None:
     Target.objects.filter(task=task, server_name="").exclude(server=None).update(server_name=Subquery(name))
 
 
-def preview(task: Task, named: Sequence[int], count: int = 5) -> Mapping[str, Any]:
+def preview(task: Task, named: Sequence[int], *, by: events.Actor, count: int = 5) -> Mapping[str, Any]:
     """What an unsaved task would do: its next fires and the servers it reaches; raises Invalid as saving would."""
     settle(task, named=named)
+    refuse_wide_selector(task.selector, by=by)
     task.anchor_at = timezone.now()
     upcoming = task.schedule().upcoming(timezone.now(), count)
     return {"next": upcoming, "aims": targets.aims(named, task.selector, task.account)}

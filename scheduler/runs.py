@@ -18,6 +18,7 @@ from infini.alerts import Subject
 from infini.errors import Conflict, Invalid
 from infini.models import AlertKind
 from scheduler import planning, targets
+from scheduler.limits import refuse_wide_selector
 from scheduler.models import Run, RunResult, Task
 from scheduler.parameters import check_environment
 from scheduler.states import BAD_RESULTS, BAD_RUNS, OPEN_RESULTS, OPEN_RUNS, Overlap, ResultState, RunState, Trigger
@@ -143,6 +144,7 @@ def run_once(task: Task, *, named: Collection[int], by: events.Actor) -> Run:
     """
     planning.check_command(task.command)
     check_environment(task.environment)
+    refuse_wide_selector(task.selector, by=by)
     aims = targets.aims(named, task.selector, task.account)
     if not aims:
         raise _nobody()

@@ -9,15 +9,16 @@ from django.db.models import Avg, F, Window
 from django.db.models.functions import RowNumber
 from django.utils import timezone
 
+from infini.visibility import visible
 from scheduler.models import Run, Task
 from scheduler.states import BAD_RUNS, RunState
 
 STRIP = 30
 
 
-def counts() -> dict[str, int]:
+def counts(user: Any) -> dict[str, int]:
     """This app's part of the site's counts."""
-    return {"task_count": Task.objects.count()}
+    return {"task_count": visible(Task.objects.all(), user).count()}
 
 
 def runs_wait_since(moment: datetime) -> bool:

@@ -92,4 +92,4 @@ def _aim(server: Any, account: str) -> Aim:
     user = account or server.username
     obstacle = "" if server.has_secret else gettext_noop("Neither password nor private key is stored for this server.")
     obstacle = obstacle if server.username else gettext_noop("No SSH account is set for this server.")
-    return Aim(server.pk, server.name, server.host_ip, user, implied | labels, server.maintenance, obstacle)
+    return Aim(server.pk, server.name, server.host_ip, user, labels | implied, server.maintenance, obstacle)

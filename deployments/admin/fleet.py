@@ -23,13 +23,14 @@ from infini.counting import count_of
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, WARN, Chip, link, links
 from infini.extras import Column, Part, add_column, add_filter, add_part
+from infini.visibility import visible
 from inventory.device_processes import in_words, strangers_on
 from inventory.models import Device
 from inventory.shown_devices import live_figures
 
 
-def _with_instances(servers: QuerySet) -> QuerySet:
-    wanted = Instance.objects.filter(wanted=Wanted.RUNNING)
+def _with_instances(servers: QuerySet, user: Any) -> QuerySet:
+    wanted = visible(Instance.objects.filter(wanted=Wanted.RUNNING), user)
     ready = wanted.filter(phase=Phase.RUNNING, ready=True)
     key = "placement__server"
     return servers.annotate(instances_wanted=count_of(wanted, key), instances_ready=count_of(ready, key))
@@ -41,8 +42,8 @@ def services_ready(server: Any) -> SafeString:
     return link(url, f"{server.instances_ready}/{server.instances_wanted}")
 
 
-def _with_services(models: QuerySet) -> QuerySet:
-    return models.annotate(service_count=count_of(Service.objects.all(), "model"))
+def _with_services(models: QuerySet, user: Any) -> QuerySet:
+    return models.annotate(service_count=count_of(visible(Service.objects.all(), user), "model"))
 
 
 @display(description=_("Services"), ordering="service_count")
@@ -51,8 +52,9 @@ def services_of_model(model: Any) -> SafeString:
     return link(url, model.service_count)
 
 
-def _with_holders(devices: QuerySet) -> QuerySet:
+def _with_holders(devices: QuerySet, user: Any) -> QuerySet:
     claims = DeviceClaim.objects.select_related("instance__placement__service").order_by("slot")
+    claims = visible(claims, user)
     return with_free_slots(devices).prefetch_related(Prefetch("claims", queryset=claims))
 
 
@@ -81,10 +83,10 @@ def free_chip(device: Any) -> Chip:
     return Chip(gettext("Free"), GOOD, "check_circle", gettext("No instance has reserved it"))
 
 
-def _with_free_devices(brands: QuerySet) -> QuerySet:
+def _with_free_devices(brands: QuerySet, user: Any) -> QuerySet:
     """Devices are of the brand whose vendor key their agent names."""
-    present = Device.objects.filter(present=True)
-    free = free_devices_of(Device.objects.all(), free=True)
+    known = visible(Device.objects.all(), user)
+    present, free = known.filter(present=True), free_devices_of(known, free=True)
     return brands.annotate(
         devices=count_of(present, "vendor", of="vendor"), devices_free=count_of(free, "vendor", of="vendor")
     )
@@ -113,7 +115,7 @@ def server_part(request: HttpRequest, server: Any) -> Part | None:
     """The instances on one server."""
     if not request.user.has_perm("deployments.view_service"):
         return None
-    instances = Instance.objects.filter(placement__server=server).select_related(
+    instances = visible(Instance.objects.filter(placement__server=server), request.user).select_related(
         "placement__service", "placement__server", "revision"
     )
     here = instances.order_by("placement__service__name", "ordinal").prefetch_related("device_claims__device")

@@ -5,7 +5,6 @@ from typing import Any
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import get_object_or_404
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext, ngettext
 
@@ -14,6 +13,7 @@ from deployments.models import Instance, Service
 from infini.confirmation import Question, ask, is_confirmed, typed_name
 from infini.errors import InfiniError
 from infini.said import said
+from infini.visibility import visible_or_404
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 
@@ -27,8 +27,9 @@ def freeing_urls(admin_site: Any) -> list[URLPattern]:
 
 def _free(admin_site: Any, request: HttpRequest, pk: int) -> HttpResponse:
     if not request.user.has_perm(DEPLOY_PERMISSION):
-        raise PermissionDenied
-    instance = get_object_or_404(Instance.objects.select_related("placement__service", "placement__server"), pk=pk)
+        raise PermissionDenied(DEPLOY_PERMISSION)
+    rows = Instance.objects.select_related("placement__service", "placement__server")
+    instance = visible_or_404(rows, request.user, pk=pk)
     back = reverse("admin:inventory_server_page", args=[instance.placement.server_id])
     question = _question(instance, back)
     if not is_confirmed(request, question.word):

@@ -14,6 +14,7 @@ from deployments.shown import instance_chip, operation_chip, result_chip, revisi
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
 from infini.models import Event
 from infini.timeline import visible_events
+from infini.visibility import visible
 from inventory.servers import SECRETS
 
 LIVE_SECONDS, LIVE_SECONDS_WHILE_BUSY = 5, 2
@@ -59,7 +60,8 @@ class ResultRow:
 
 
 def service_context(request: HttpRequest, service: Any) -> dict[str, Any]:
-    operation = service.operations.select_related("by").order_by("-pk").first()
+    operations = visible(service.operations.select_related("by").order_by("-pk"), request.user)
+    operation = operations.first()
     results = list(operation.results.select_related("instance")) if operation else []
     rows = instance_rows(service, results)
     return {

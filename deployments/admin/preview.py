@@ -10,6 +10,7 @@ from django.urls import URLPattern, path
 from deployments.models import Service
 from deployments.plans import Wish, plan
 from infini.display import BAD, BUSY, GOOD, WARN, Chip
+from infini.visibility import visible
 from inventory.models import Server
 from inventory.servers import SECRETS
 
@@ -26,9 +27,9 @@ def preview_urls(model_admin: Any) -> list[URLPattern]:
 
 def _preview(request: HttpRequest) -> HttpResponse:
     if not request.user.has_perm("deployments.view_service"):
-        raise PermissionDenied
+        raise PermissionDenied("deployments.view_service")
     given = request.GET
-    service = Service.objects.filter(pk=_number(given.get("service")) or 0).first()
+    service = visible(Service.objects.filter(pk=_number(given.get("service")) or 0), request.user).first()
     wish = Wish(
         devices=min(_number(given.get("devices")) or 0, 64),
         port=_number(given.get("port")),
@@ -38,6 +39,7 @@ def _preview(request: HttpRequest) -> HttpResponse:
     )
     chosen = [pk for pk in map(_number, given.getlist("placed_on")) if pk is not None]
     servers: Any = Server.objects.with_status().defer(*(name for name in SECRETS if name != "agent_token"), "figures")
+    servers = visible(servers, request.user)
     return TemplateResponse(request, "partials/plan.html", preview(servers, wish, chosen))
 
 

@@ -76,7 +76,7 @@ def _chosen(
 
 def _roll_back(model_admin: Any, request: HttpRequest, service: Any, number: int) -> HttpResponse:
     if not request.user.has_perm(DEPLOY_PERMISSION):
-        raise PermissionDenied
+        raise PermissionDenied(DEPLOY_PERMISSION)
     if request.method != "POST":
         return HttpResponseNotAllowed(["POST"])
     verb = Verb(

@@ -207,7 +207,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
     def _deploy(self, request: HttpRequest, service: Service) -> None:
         """Together with what was saved: when it cannot begin, nothing is stored and the form says why."""
         if not DEPLOY.allowed(request.user):
-            raise PermissionDenied
+            raise PermissionDenied(DEPLOY_PERMISSION)
         lifecycle.deploy(service, by=request.user)  # type: ignore[arg-type]
         messages.success(request, DEPLOY.done([service]))
 

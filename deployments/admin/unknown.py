@@ -17,10 +17,12 @@ from deployments.phases import ALIVE
 from deployments.shown import phase_chip
 from deployments.unknown import described, forget_unknown, stop_unknown
 from infini.admin_base import PagedAdmin, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from infini.admin_forms import offer_visible
 from infini.admin_verbs import Verb, names_of
 from infini.confirmation import typed_if_many
 from infini.errors import InfiniError
 from infini.said import said
+from infini.visibility import visible
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 
@@ -59,6 +61,12 @@ class AdoptForm(forms.Form):
     )
 
 
+def _form(request: HttpRequest, data: Any = None) -> AdoptForm:
+    form = AdoptForm(data)
+    offer_visible(form.fields, request.user)
+    return form
+
+
 @admin.register(UnknownInstance)
 class UnknownInstanceAdmin(PagedAdmin):
     verbs = [STOP, FORGET]
@@ -76,11 +84,11 @@ class UnknownInstanceAdmin(PagedAdmin):
         return False
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
-        return described()
+        return visible(described(), request.user)
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         may_adopt = request.user.has_perm(DEPLOY_PERMISSION) and row.command
-        return {"chip": phase_chip(row), "adopt_form": AdoptForm() if may_adopt else None}
+        return {"chip": phase_chip(row), "adopt_form": _form(request) if may_adopt else None}
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.adopt_view)
@@ -88,14 +96,14 @@ class UnknownInstanceAdmin(PagedAdmin):
 
     def adopt_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """Only by POST; back to its page with what was refused, else on to the service."""
-        row = described().filter(pk=pk).first()
+        row = visible(described(), request.user).filter(pk=pk).first()
         if not request.user.has_perm(DEPLOY_PERMISSION):
-            raise PermissionDenied
+            raise PermissionDenied(DEPLOY_PERMISSION)
         if row is None:
             raise Http404
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        form = AdoptForm(request.POST)
+        form = _form(request, request.POST)
         by: Any = request.user
         try:
             if not form.is_valid():

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from django import template
+from django.template import Context
 from django.utils.safestring import SafeString
 
 from infini.display import ago
@@ -13,9 +14,9 @@ from infini.timeline import event_text, subject_url
 register = template.Library()
 
 
-@register.simple_tag
-def event_link(event: Event) -> str:
-    return subject_url(event) or ""
+@register.simple_tag(takes_context=True)
+def event_link(context: Context, event: Event) -> str:
+    return subject_url(event, context.get("user")) or ""
 
 
 @register.simple_tag

@@ -1,5 +1,5 @@
 """The fleet in the admin."""
 
-from inventory.admin import cards, catalogue, devices, installations, servers, terminals
+from inventory.admin import cards, catalogue, devices, installations, people, servers, terminals
 
-__all__ = ["cards", "catalogue", "devices", "installations", "servers", "terminals"]
+__all__ = ["cards", "catalogue", "devices", "installations", "people", "servers", "terminals"]

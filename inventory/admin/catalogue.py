@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -25,6 +25,7 @@ from infini.admin_base import (
 from infini.counting import count_of
 from infini.display import link
 from infini.timeline import events_about
+from infini.visibility import visible
 from inventory import uploads
 from inventory.catalogue import remove_environment
 from inventory.models import AIModel, Brand, Card, Environment, Server
@@ -98,9 +99,8 @@ class BrandAdmin(PagedAdmin, LogoAdmin):
     removed_effect = _("Their cards are deleted with them. A brand that servers have is kept.")
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
-        return rows.annotate(
-            card_count=count_of(Card.objects.all(), "brand"), server_count=count_of(Server.objects.all(), "brand")
-        )
+        servers = visible(Server.objects.all(), request.user)
+        return rows.annotate(card_count=count_of(Card.objects.all(), "brand"), server_count=count_of(servers, "brand"))
 
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
         columns = super().get_list_display(request)
@@ -149,7 +149,8 @@ class AIModelAdmin(LogoAdmin):
     removed_effect = _("A model that services have is kept.")
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
-        return rows.prefetch_related("environments")
+        seen = visible(Environment.objects.all(), request.user)
+        return rows.prefetch_related(Prefetch("environments", queryset=seen))
 
     @display(description="")
     def logo_shown(self, model: AIModel) -> SafeString:

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from infini.admin_base import BaseAdmin, DropdownFilter, RelatedDropdownFilter, display
 from infini.csv_export import CsvColumn, attributes
 from infini.display import Bar, link
+from infini.visibility import visible
 from inventory.models import Device
 from inventory.servers import SECRETS
 from inventory.shown_devices import DeviceRow, device_row, live_figures
@@ -27,7 +28,7 @@ class VendorFilter(DropdownFilter):
     parameter_name = "vendor"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        vendors = Device.objects.order_by("vendor").values_list("vendor", flat=True).distinct()
+        vendors = visible(Device.objects.order_by("vendor"), request.user).values_list("vendor", flat=True).distinct()
         return [(vendor, vendor) for vendor in vendors if vendor]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:

@@ -19,6 +19,7 @@ from infini.admin_base import ChoicesDropdownFilter, PagedAdmin, display
 from infini.admin_verbs import NAMES_SHOWN, Verb, ask_first, names_of
 from infini.display import ABSENT, Chip, ago, link
 from infini.said import said
+from infini.visibility import visible
 from inventory import local
 from inventory.installation.asking import ask_for, cancel, retry
 from inventory.installation.release import is_older, own_release
@@ -97,9 +98,9 @@ class InstallPages:
     def ask_view(self, request: HttpRequest) -> HttpResponse:
         """GET shows which servers and what would be used; only POST begins."""
         if not request.user.has_perm(NEEDS):
-            raise PermissionDenied
+            raise PermissionDenied(NEEDS)
         data = request.POST if request.method == "POST" else request.GET
-        kind, servers = _asked_kind(data), _asked_servers(data)
+        kind, servers = _asked_kind(data), _asked_servers(data, request.user)
         if request.method == "POST":
             return self._begin(request, kind, servers)
         own = own_release().version
@@ -132,8 +133,9 @@ class InstallPages:
     def batch_view(self, request: HttpRequest, batch: str) -> HttpResponse:
         """What was asked together, live; POST tries failed ones again or cancels the rest."""
         if not request.user.has_perm("inventory.view_installation"):
-            raise PermissionDenied
-        rows = list(Installation.objects.filter(batch=batch).select_related("by").defer("by__password"))
+            raise PermissionDenied("inventory.view_installation")
+        asked = visible(Installation.objects.filter(batch=batch), request.user)
+        rows = list(asked.select_related("by").defer("by__password"))
         if not rows:
             raise Http404
         if request.method == "POST":
@@ -154,7 +156,7 @@ class InstallPages:
 
     def _answer(self, request: HttpRequest, rows: list[Installation]) -> HttpResponse:
         if not request.user.has_perm(NEEDS):
-            raise PermissionDenied
+            raise PermissionDenied(NEEDS)
         by: Any = request.user
         if request.POST.get("do") == "retry":
             again = retry([row for row in rows if row.state in ENDED_BADLY], by=by)
@@ -179,9 +181,9 @@ def _asked_kind(data: Any) -> Kind:
     return Kind(kind)
 
 
-def _asked_servers(data: Any) -> list[Server]:
+def _asked_servers(data: Any, user: Any) -> list[Server]:
     ids = [part for part in data.get("ids", "").split(",") if part.isascii() and part.isdigit() and len(part) <= 18]
-    return list(Server.objects.filter(pk__in=map(int, ids)).defer("figures"))
+    return list(visible(Server.objects.filter(pk__in=map(int, ids)), user).defer("figures"))
 
 
 def _line(server: Server, kind: Kind) -> ServerLine:

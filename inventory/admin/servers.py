@@ -7,7 +7,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -21,6 +21,7 @@ from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
 from infini.said import said
 from infini.timeline import events_about
+from infini.visibility import visible, visible_or_404
 from inventory import shown
 from inventory.admin.host_keys import pinning_question
 from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
@@ -116,7 +117,11 @@ class AgentFilter(DropdownFilter):
     parameter_name = "agent"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        versions = Server.objects.order_by().exclude(agent_version="").values_list("agent_version", flat=True)
+        versions = (
+            visible(Server.objects.order_by(), request.user)
+            .exclude(agent_version="")
+            .values_list("agent_version", flat=True)
+        )
         return [
             ("upgrade", _("Upgrade available")),
             ("none", _("No agent")),
@@ -240,12 +245,11 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
         """Look at the host key the server offers, or pin the one that was seen; only by POST."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
-        server = Server.objects.filter(pk=pk).first()
-        if server is None:
-            raise Http404
+        server = visible_or_404(Server, request.user, pk=pk)
         wants_to_pin = "fingerprint" in request.POST
-        if not request.user.has_perm("inventory.change_server" if wants_to_pin else "inventory.check_server"):
-            raise PermissionDenied
+        needed = "inventory.change_server" if wants_to_pin else "inventory.check_server"
+        if not request.user.has_perm(needed):
+            raise PermissionDenied(needed)
         by: Any = request.user
         question = pinning_question(server, back=self.page_url(server)) if wants_to_pin else None
         if question and not is_confirmed(request, question.word):

@@ -75,6 +75,8 @@ class _ReadOnly(BaseAdmin):
 
 @admin.register(TerminalSession)
 class TerminalAdmin(_ReadOnly):
+    needs = {"view": "inventory.open_terminal"}
+    exclude = ["user", "end_asked_by"]  # Django would link them to pages that are not everybody's; names are kept
     verbs = [END]
     list_display = ["server_shown", "user_name", "state_shown", "opened", "lasted", "watch", "recording_shown"]
     list_display_links = None

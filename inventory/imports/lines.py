@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini import events, records
 from infini.errors import InfiniError, Invalid
+from infini.visibility import limits_of, visible
 from inventory.imports.table import COLUMNS, Table
 from inventory.models import Brand, Card, Environment, Server
 from inventory.servers import SECRETS, brand_for, check_agent_token, check_host, check_labels
@@ -41,12 +42,13 @@ class Line:
 class _Known:
     """All that lines are compared with, in four queries whatever their number."""
 
-    def __init__(self) -> None:
-        servers = list(Server.objects.select_related("environment", "brand", "card"))
+    def __init__(self, by: events.Actor) -> None:
+        servers = list(visible(Server.objects.all(), by).select_related("environment", "brand", "card"))
         self.by_name = {server.name.casefold(): server for server in servers}
         self.hosts = Counter(server.host_ip for server in servers)
         self.by_host = {server.host_ip: server for server in servers}
-        self.environments = {e.name.casefold(): e for e in Environment.objects.all()}
+        self.environments = {e.name.casefold(): e for e in visible(Environment.objects.all(), by)}
+        self.must_say_where = limits_of(by) is not None
         self.brands = {b.name.casefold(): b for b in Brand.objects.all()}
         self.cards: dict[str, list[Card]] = {}
         for card in Card.objects.select_related("brand"):
@@ -60,8 +62,8 @@ class _Known:
         return self.by_host.get(host) if self.hosts[host] == 1 else None
 
 
-def judge(table: Table, columns: Sequence[str]) -> list[Line]:
-    """Raises Invalid when no column is the address or one stands twice."""
+def judge(table: Table, columns: Sequence[str], *, by: events.Actor) -> list[Line]:
+    """What each line would do if ``by`` wrote it; raises Invalid when no column is the address or one stands twice."""
     chosen = [column for column in columns if column]
     if "host_ip" not in chosen:
         raise Invalid(
@@ -72,7 +74,7 @@ def judge(table: Table, columns: Sequence[str]) -> list[Line]:
             gettext("Each field takes one column."),
             fields={"columns": [gettext("A field stands twice, or is unknown.")]},
         )
-    known = _Known()
+    known = _Known(by)
     seen: dict[str, int] = {}
     return [_judged(number, _cells(columns, cells), known, seen) for number, cells in table.rows]
 
@@ -117,6 +119,8 @@ def _judged(number: int, cells: dict[str, str], known: _Known, seen: dict[str, i
     if not line.name:
         line.name = line.server.name if line.server else line.host
     line.values["name"] = line.name
+    if known.must_say_where and line.server is None and "environment" not in line.values:
+        line.problems.append(gettext("You are limited to some environments: say which one it is in."))
     if line.problems:
         return line
     earlier = seen.setdefault(line.name.casefold(), number)

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_noop as _
 
 from infini.errors import NotFound
 from infini.models import User
+from infini.visibility import visible
 from inventory.models import Server
 from inventory.ssh.access import SshAccess
 from inventory.ssh.connections import connected
@@ -81,7 +82,7 @@ async def open_session(user: User, wanted: Wanted) -> Session:
 
 
 def _plan(user: User, wanted: Wanted) -> _Plan:
-    server = Server.objects.filter(pk=wanted.server_id).first()
+    server = visible(Server.objects.filter(pk=wanted.server_id), user).first()
     if server is None:
         raise NotFound(_("There is no such server."))
     surroundings = None

@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -16,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import Verb, names_of
 from infini.display import ABSENT, Chip, ago
+from infini.visibility import visible
 from scheduler import downloads, grouping, runs
 from scheduler.admin.form import RunForm, saved_command, with_parameters
 from scheduler.grouping import Group
@@ -99,6 +101,8 @@ class RunAdmin(PagedAdmin, RecordAdmin):
     def all_verbs(self) -> list[Verb]:
         return list(self.verbs)
 
+    needs = {"add": "scheduler.run_task"}
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("scheduler.run_task")
 
@@ -136,7 +140,7 @@ class RunAdmin(PagedAdmin, RecordAdmin):
     # The page
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        return Run.objects.with_counts().select_related("task", "retry_of")
+        return visible(Run.objects.with_counts().select_related("task", "retry_of"), request.user)
 
     def page_context(self, request: HttpRequest, run: Any) -> dict[str, Any]:
         asked = request.GET
@@ -189,8 +193,10 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         return {"result": result, "chip": result_chip(result), "text": _cut(result)} if result else None
 
     def download_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        run = Run.objects.filter(pk=pk).first()
-        if run is None or not self.has_view_permission(request, run):
+        run = visible(Run.objects.filter(pk=pk), request.user).first()
+        if not self.has_view_permission(request, run):
+            raise PermissionDenied
+        if run is None:
             raise Http404
         asked = request.GET.get("result", "")
         if not asked:

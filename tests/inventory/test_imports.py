@@ -18,7 +18,7 @@ PAGE = "/admin/inventory/server/import/"
 
 def judged(text: str) -> list[Line]:
     table = read_table(text)
-    return judge(table, guess_columns(table))
+    return judge(table, guess_columns(table), by=None)
 
 
 def told(text: str) -> list[tuple[str, str]]:
@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_refused() -> None:
     table = read_table("name,port\na,22")
     for columns in (["name", "port"], ["host_ip", "host_ip"], ["host_ip", "status"]):
         with pytest.raises(Invalid):
-            judge(table, columns)
+            judge(table, columns, by=None)
 
 
 def test_it_is_all_or_nothing_when_somebody_was_faster(operator: User) -> None:

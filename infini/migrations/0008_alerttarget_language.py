@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('infini', '0006_task_alert_kinds'),
+        ('infini', '0007_event_order_on_postgresql'),
     ]
 
     operations = [
