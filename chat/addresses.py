@@ -11,6 +11,8 @@ import time
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from django.utils.translation import gettext_noop
+
 from chat.refusals import Refusal, bad_gateway
 from chat.wire import Address, taken_apart
 from deployments.upstreams import Upstream
@@ -25,8 +27,8 @@ _METADATA = [
     ipaddress.ip_network(text)
     for text in ("100.100.100.200/32", "192.0.0.192/32", "168.63.129.16/32", "fd00:ec2::/32", "fd20:ce::/32")
 ]
-_NOT_ALLOWED = (
-    "{host} stands for {number}, where no model server may be: link-local, metadata and multicast are refused."
+_NOT_ALLOWED = gettext_noop(
+    "%(host)s stands for %(number)s, where no model server may be: link-local, metadata and multicast are refused."
 )
 
 _resolved: dict[tuple[str, int], tuple[float, str]] = {}
@@ -63,11 +65,12 @@ def checked_base_url(text: str) -> str:
     except ValueError:
         plain = False
     if not plain or any(mark in url for mark in " \r\n\t\\\"'<>"):
-        what = "Write it as https://host[:port]/path, without user, query or fragment."
-        raise Invalid(f"This is no base address. {what}", fields={"base_url": [what]})
+        what = gettext_noop("Write it as https://host[:port]/path, without user, query or fragment.")
+        told = gettext_noop("This is no base address. %(what)s") % {"what": what}
+        raise Invalid(told, fields={"base_url": [what]})
     for number in _numbers(host, port):
         if refused(number):
-            told = _NOT_ALLOWED.format(host=host, number=number)
+            told = _NOT_ALLOWED % {"host": host, "number": number}
             raise Invalid(told, fields={"base_url": [told]})
     return url
 
@@ -94,10 +97,11 @@ async def _resolve(host: str, port: int) -> str:
     except TimeoutError:
         numbers = []
     if not numbers:
-        raise bad_gateway(f"The name {host} cannot be resolved.", "upstream_unreachable", elsewhere=True)
+        told = gettext_noop("The name %(host)s cannot be resolved.") % {"host": host}
+        raise bad_gateway(told, "upstream_unreachable", elsewhere=True)
     for number in numbers:
         if refused(number):
-            raise Refusal(502, _NOT_ALLOWED.format(host=host, number=number), "address_refused")
+            raise Refusal(502, _NOT_ALLOWED % {"host": host, "number": number}, "address_refused")
     return numbers[0]
 
 

@@ -14,6 +14,7 @@ from chat.asks import Ask
 from chat.callers import PERMISSION, Caller, caller_of_user
 from chat.credentials import bearer_of, session_user
 from chat.directory import Knowledge, directory
+from chat.models import target_key
 from chat.paths import Route
 from chat.readiness import why_not_ready
 from chat.refusals import Refusal
@@ -27,7 +28,7 @@ __all__ = [
     "Admission",
     "admit_caller",
     "choose_target",
-    "find_service",
+    "find_target",
     "refuse_closed",
     "why_closed_now",
 ]
@@ -76,10 +77,15 @@ async def _identified(scope: dict[str, Any]) -> Caller:
     return found
 
 
-async def find_service(caller: Caller, service_id: int) -> Target:
-    """The service with this id, as far as the caller's key is for it; raises Refusal 404 or 403."""
-    found = (await directory().current()).by_id.get(service_id) or (await directory().newest()).by_id.get(service_id)
-    if found is None or not found.open_to(caller.environments):
+async def find_target(caller: Caller, *, service_id: int | None = None, endpoint_id: int | None = None) -> Target:
+    """The service or endpoint with this id, as far as the caller's key is for it; raises Refusal 404 or 403."""
+    key = target_key(service_id=service_id, endpoint_id=endpoint_id)
+    found = (await directory().current()).by_key.get(key) or (await directory().newest()).by_key.get(key)
+    seen = found is not None and found.open_to(caller.environments)
+    if not seen and endpoint_id:
+        told = gettext_noop("This endpoint is switched off or was removed.")
+        raise Refusal(404, told, "endpoint_not_found")
+    if found is None or not seen:
         raise Refusal(
             404, gettext_noop("There is no service %(service_id)s.") % {"service_id": service_id}, "service_not_found"
         )
@@ -118,7 +124,7 @@ async def refuse_closed(target: Target) -> Target:
     if target.upstreams:
         return target
     known: Knowledge = await directory().newest()
-    newest = known.by_id.get(target.service_id) if target.service_id else _endpoint_in(known, target)
+    newest = known.by_key.get(target.key)
     if newest and newest.upstreams:
         return newest
     why = await why_closed_now(target)
@@ -137,11 +143,6 @@ async def why_closed_now(target: Target) -> str:
     return await database_sync_to_async(_why_closed, thread_sensitive=False)(target.service_id, target.name)
 
 
-def _endpoint_in(known: Knowledge, target: Target) -> Target | None:
-    named = known.by_name.get(target.name.casefold(), ())
-    return next((other for other in named if other.endpoint_id == target.endpoint_id), None)
-
-
 def _why_closed(service_id: int, name: str) -> str:
     row = Service.objects.with_status().filter(pk=service_id).first()
     if row is None:
@@ -151,7 +152,7 @@ def _why_closed(service_id: int, name: str) -> str:
         return ""
     return gettext_noop("%(name)s cannot answer now. %(what)s") % {
         "name": name,
-        "what": why or "Its ready instances have no port to be reached at.",
+        "what": why or gettext_noop("Its ready instances have no port to be reached at."),
     }
 
 

@@ -13,7 +13,7 @@ sentence for people. Who has to know beforehand whether there is somebody to ask
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from channels.db import database_sync_to_async
 from django.conf import settings
 from django.utils.translation import gettext_noop
 
-from chat.admission import Admission, find_service, refuse_closed
+from chat.admission import Admission, find_target, refuse_closed
 from chat.asks import check_ask
 from chat.callers import Caller, caller_of_user
 from chat.exchange import explained, let_through, next_block, open_answer
@@ -37,7 +37,7 @@ from infini.models import User
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """A person let in to a service that has a ready instance."""
+    """A person let in to a service that has a ready instance, or to an endpoint."""
 
     caller: Caller
     target: Target
@@ -52,10 +52,13 @@ class Speech:
     events: AsyncIterator[dict[str, Any]]
 
 
-async def door_to(*, user_id: int, service_id: int) -> Door:
-    """Raises Refusal: 403 the person may not chat, 404 no such service, 503 none ready with the reason."""
+async def door_to(*, user_id: int, service_id: int | None = None, endpoint_id: int | None = None) -> Door:
+    """To a service, or to an endpoint.
+
+    Raises Refusal: 403 the person may not chat, 404 there is no such one, 503 none ready with the reason.
+    """
     caller = await database_sync_to_async(_caller, thread_sensitive=False)(user_id)
-    return Door(caller, await refuse_closed(await find_service(caller, service_id)))
+    return Door(caller, await refuse_closed(await find_target(caller, service_id=service_id, endpoint_id=endpoint_id)))
 
 
 @asynccontextmanager
@@ -68,8 +71,7 @@ async def ask_through(door: Door, fields: dict[str, Any]) -> AsyncIterator[Speec
     ask = check_ask(json.dumps(asked).encode(), asked, CHAT)
     admission = Admission(door.caller, door.target, ask)
     try:
-        async with let_through(admission) as meter, AsyncExitStack() as stack:
-            answer = await open_answer(stack, admission, meter)
+        async with let_through(admission) as meter, open_answer(admission, meter) as answer:
             yield Speech(answer.upstream.server_name, meter.model, _events(answer, meter))
     except Refusal as refusal:
         raise await explained(refusal, admission) from None

@@ -3,9 +3,10 @@
 import asyncio
 import dataclasses
 import json
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from django.utils.translation import gettext_noop
 
 from chat.paths import Kind
 from chat.refusals import Refusal
@@ -17,7 +18,11 @@ _PARSED_ON_THE_LOOP_BYTES = 256 * 1024
 _PREFIX_CHARS = 4096
 # Four letters are about a token; only for usage that no model server told.
 CHARS_PER_TOKEN = 4
-_END = re.compile(rb"\}\s*\Z")
+
+
+# What most streams lack, ready to be written into them.
+_WISHES = {"stream_options": {"include_usage": True}}
+_WISH = json.dumps(_WISHES)[1:-1].encode()
 
 
 class ClientGone(Exception):
@@ -87,14 +92,12 @@ class Ask:
             return self.raw
         if changes.keys() & self.fields.keys():
             return json.dumps({**self.fields, **changes}).encode()
-        return self._with_added(changes)
+        return self._with_added(_WISH if changes == _WISHES else json.dumps(changes)[1:-1].encode())
 
-    def _with_added(self, fields: dict[str, Any]) -> bytes:
+    def _with_added(self, more: bytes) -> bytes:
         """The raw body with fields it lacks, before its last brace: megabytes of images are not written anew."""
-        end = _END.search(self.raw)
-        assert end is not None  # it was read as an object
-        more = json.dumps(fields)[1:-1].encode()
-        return self.raw[: end.start()] + (b", " if self.fields else b"") + more + b"}"
+        end = self.raw.rindex(b"}")
+        return b"%b%b%b}" % (self.raw[:end], b", " if self.fields else b"", more)
 
 
 def _text_of(content: Any) -> str:
@@ -130,7 +133,10 @@ async def read_body(receive: Receive, *, most: int, announced: int) -> bytes:
 
 def _too_large(most: int) -> Refusal:
     return Refusal(
-        413, f"A request may carry at most {most} bytes.", "request_too_large", headers={"connection": "close"}
+        413,
+        gettext_noop("A request may carry at most %(most)s bytes.") % {"most": most},
+        "request_too_large",
+        headers={"connection": "close"},
     )
 
 
@@ -143,25 +149,25 @@ async def parse_ask(raw: bytes, kind: Kind) -> Ask:
 
 def _parse(raw: bytes, kind: Kind) -> Ask:
     try:
-        fields = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+        fields = _READER.decode(raw.decode("utf-8"))
     except (ValueError, RecursionError):
-        raise Refusal(400, "The body is not valid JSON.", "invalid_json") from None
+        raise Refusal(400, gettext_noop("The body is not valid JSON."), "invalid_json") from None
     return check_ask(raw, fields, kind)
 
 
 def check_ask(raw: bytes, fields: Any, kind: Kind) -> Ask:
     """The request made of ``fields``, which ``raw`` says in JSON; raises Refusal 400 naming what is wrong."""
     if not isinstance(fields, dict):
-        raise Refusal(400, "The body must be a JSON object.", "invalid_json")
+        raise Refusal(400, gettext_noop("The body must be a JSON object."), "invalid_json")
     _CHECKS[kind.name](fields)
     if not isinstance(fields.get("stream"), bool | None):
-        raise _invalid("stream", "stream must be true or false.")
+        raise _invalid("stream", gettext_noop("stream must be true or false."))
     if fields.get("stream") and not kind.streams:
-        raise _invalid("stream", f"{kind.path} cannot be streamed.")
+        raise _invalid("stream", gettext_noop("%(path)s cannot be streamed.") % {"path": kind.path})
     if not isinstance(fields.get("model"), str | None):
-        raise _invalid("model", "model must be a string.")
+        raise _invalid("model", gettext_noop("model must be a string."))
     if not isinstance(fields.get("stream_options"), dict | None):
-        raise _invalid("stream_options", "stream_options must be an object.")
+        raise _invalid("stream_options", gettext_noop("stream_options must be an object."))
     return Ask(kind, raw, fields)
 
 
@@ -169,17 +175,20 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
+_READER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _check_chat(fields: dict[str, Any]) -> None:
     messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _invalid("messages", "messages must be a list with at least one message.")
+        raise _invalid("messages", gettext_noop("messages must be a list with at least one message."))
     for position, message in enumerate(messages):
         if not isinstance(message, dict):
             name = f"messages[{position}]"
-            raise _invalid(name, f"{name} must be an object with role and content.")
+            raise _invalid(name, gettext_noop("%(name)s must be an object with role and content.") % {"name": name})
         if not isinstance(message.get("role"), str) or not message["role"]:
             name = f"messages[{position}]"
-            raise _invalid(f"{name}.role", f"{name} needs a role, such as user.")
+            raise _invalid(f"{name}.role", gettext_noop("%(name)s needs a role, such as user.") % {"name": name})
         if not isinstance(message.get("content"), str):
             _check_content(f"messages[{position}]", message)
 
@@ -190,24 +199,26 @@ def _check_content(name: str, message: dict[str, Any]) -> None:
     if content is None and (message.get("tool_calls") or message.get("function_call")):
         return
     if not isinstance(content, str | list):
-        raise _invalid(f"{name}.content", f"{name} needs a content: a string or a list of parts.")
+        raise _invalid(
+            f"{name}.content", gettext_noop("%(name)s needs a content: a string or a list of parts.") % {"name": name}
+        )
 
 
 def _check_completions(fields: dict[str, Any]) -> None:
     if not isinstance(fields.get("prompt"), str | list) or fields["prompt"] == []:
-        raise _invalid("prompt", "prompt must be a string or a list.")
+        raise _invalid("prompt", gettext_noop("prompt must be a string or a list."))
 
 
 def _check_embeddings(fields: dict[str, Any]) -> None:
     if not isinstance(fields.get("input"), str | list) or fields["input"] == []:
-        raise _invalid("input", "input must be a string or a list.")
+        raise _invalid("input", gettext_noop("input must be a string or a list."))
 
 
 def _check_rerank(fields: dict[str, Any]) -> None:
     if not fields.get("query"):
-        raise _invalid("query", "query is missing.")
+        raise _invalid("query", gettext_noop("query is missing."))
     if not isinstance(fields.get("documents"), list) or not fields["documents"]:
-        raise _invalid("documents", "documents must be a list with at least one document.")
+        raise _invalid("documents", gettext_noop("documents must be a list with at least one document."))
 
 
 _CHECKS = {

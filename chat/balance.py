@@ -8,8 +8,7 @@ guess of ours never makes a service refuse what an instance might answer.
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from chat.refusals import Refusal
 from deployments.upstreams import Upstream
@@ -37,6 +36,16 @@ class Standing:
 
     def left_out(self, now: float) -> bool:
         return self.failures >= FAILURES_TO_OPEN and (self.trying or now < self.open_until)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Count one request out; how it ended moves the breaker."""
+        self.in_flight -= 1
+        if error is not None and not isinstance(error, Refusal):
+            self.trying = False  # the client left, or a fault of ours: that says nothing about the instance
+        elif error and (error.elsewhere or error.code in ("upstream_timeout", "upstream_cut")):
+            self.failed(time.monotonic())
+        else:
+            self.succeeded()  # it answers, though perhaps not as wished
 
     def failed(self, now: float) -> None:
         self.trying = False
@@ -86,29 +95,14 @@ class Balance:
         slack = self.standing(favourite).in_flight - self.standing(idlest).in_flight
         return favourite if slack < STICKY_SLACK else idlest
 
-    @contextmanager
-    def held(self, upstream: Upstream) -> Iterator[None]:
-        """Counts one request for as long as the block runs; how it ends moves the breaker."""
+    def begin(self, upstream: Upstream) -> Standing:
+        """Count one request in; ``end`` of what is returned must be called, once."""
         standing = self.standing(upstream)
         self._turns += 1
         standing.turn = self._turns
         standing.in_flight += 1
         standing.trying = standing.failures >= FAILURES_TO_OPEN
-        try:
-            yield
-        except Refusal as refusal:
-            if refusal.elsewhere or refusal.code in ("upstream_timeout", "upstream_cut"):
-                standing.failed(time.monotonic())
-            else:
-                standing.succeeded()  # it answers, though not as wished
-            raise
-        except BaseException:  # the client left, or a fault of ours: that says nothing about the instance
-            standing.trying = False
-            raise
-        else:
-            standing.succeeded()
-        finally:
-            standing.in_flight -= 1
+        return standing
 
     def _order(self, upstream: Upstream) -> tuple[int, int]:
         standing = self.standing(upstream)

@@ -100,11 +100,11 @@ class ChatSocket(AsyncWebsocketConsumer):
 
     async def _send_question(self, frame: dict[str, Any]) -> None:
         conversation_id = id_in(frame, "conversation")
-        service_id = await self._service_of(frame, conversation_id)
-        door = await door_to(user_id=self._user_id, service_id=service_id)
+        target = await self._target_of(frame, conversation_id)
+        door = await door_to(user_id=self._user_id, **target)
         generation.check_room_for(self._user_id)
         if conversation_id is None:
-            asked, fields = await _db(_begun)(self._user_id, service_id, frame)
+            asked, fields = await _db(_begun)(self._user_id, target, frame)
             conversation_id = asked.conversation.pk
             self._follow(conversation_id, last_id=0)
             await self._say({"type": "created", "conversation": as_summary(asked.conversation)}, ref_of(frame))
@@ -121,13 +121,15 @@ class ChatSocket(AsyncWebsocketConsumer):
         who = {"conversation_id": asked.conversation.pk, "user_id": self._user_id}
         generation.generate(door, answer_id=asked.answer_id, fields=fields, **who)
 
-    async def _service_of(self, frame: dict[str, Any], conversation_id: int | None) -> int:
+    async def _target_of(self, frame: dict[str, Any], conversation_id: int | None) -> dict[str, int | None]:
+        """``service_id`` or ``endpoint_id`` of who is asked."""
         if conversation_id is not None:
-            return (await self._own(conversation_id)).service_id
-        service_id = id_in(frame, "service")
-        if service_id is None:
-            raise Invalid(_("Give conversation, or service to begin one."))
-        return service_id
+            conversation = await self._own(conversation_id)
+            return {"service_id": conversation.service_id, "endpoint_id": conversation.endpoint_id}
+        target = {"service_id": id_in(frame, "service"), "endpoint_id": id_in(frame, "endpoint")}
+        if not any(target.values()):
+            raise Invalid(_("Give conversation, or service or endpoint to begin one."))
+        return target
 
     async def _cancel(self, frame: dict[str, Any]) -> None:
         answer_id = needed_id(frame, "answer")
@@ -307,15 +309,13 @@ def _is_permitted(scope: dict[str, Any], user_id: int) -> bool:
     return user is not None and user.pk == user_id and user.has_perm(PERMISSION)
 
 
-def _begun(user_id: int, service_id: int, frame: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:
+def _begun(user_id: int, target: dict[str, Any], frame: dict[str, Any]) -> tuple[Asked, dict[str, Any]]:
     """Begins a conversation with its first question, or nothing at all."""
     prompt = frame.get("system_prompt", "")
     if not isinstance(prompt, str):
         raise Invalid(_("system_prompt must be text."))
     with transaction.atomic():
-        made = conversations.begin(
-            user_id=user_id, service_id=service_id, system_prompt=prompt, parameters=frame.get("parameters")
-        )
+        made = conversations.begin(user_id=user_id, **target, system_prompt=prompt, parameters=frame.get("parameters"))
         return _asked(user_id, made.pk, frame)
 
 

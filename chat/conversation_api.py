@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from chat import conversations, exports
 from chat.admission import PERMISSION
 from chat.models import Conversation
-from chat.service_choices import service_choices
+from chat.target_choices import target_choices
 from chat.threads import as_list_row, as_summary, shown_turns
 from infini.errors import Invalid
 
@@ -25,8 +25,14 @@ SEARCH_MOST_CHARS = 200
 
 class ConversationSerializer(serializers.ModelSerializer):
     title = serializers.CharField(max_length=200, allow_blank=True, required=False)
-    service_id = serializers.IntegerField(min_value=1)
-    service_name = serializers.CharField(source="service.name", read_only=True)
+    service_id = serializers.IntegerField(min_value=1, required=False, allow_null=True)
+    endpoint_id = serializers.IntegerField(
+        min_value=1, required=False, allow_null=True, help_text="In place of service_id: a model that runs elsewhere."
+    )
+    service_name = serializers.CharField(source="target.name", read_only=True, help_text="Of the one or the other.")
+    target = serializers.CharField(
+        source="target_key", read_only=True, help_text="service-7 or endpoint-3, as in /api/chat/services."
+    )
     system_prompt = serializers.CharField(
         max_length=conversations.SYSTEM_PROMPT_MAX_CHARS, allow_blank=True, required=False, trim_whitespace=False
     )
@@ -37,7 +43,7 @@ class ConversationSerializer(serializers.ModelSerializer):
     class Meta:
         model = Conversation
         fields = [
-            *("id", "title", "service_id", "service_name", "system_prompt", "parameters"),
+            *("id", "title", "target", "service_id", "endpoint_id", "service_name", "system_prompt", "parameters"),
             *("head", "version", "created_at", "changed_at"),
         ]
         read_only_fields = ["head", "version", "created_at", "changed_at"]
@@ -78,7 +84,7 @@ class ConversationListView(OwnView):
 
     @extend_schema(operation_id="conversations_begin", responses={201: ConversationSerializer})
     def post(self, request: Request) -> Response:
-        """Begin a conversation with a service."""
+        """Begin a conversation with a service or an endpoint."""
         made = conversations.begin(user_id=request.user.pk, **self.valid(request))
         return Response(self.get_serializer(self.own(request, made.pk)).data, status=status.HTTP_201_CREATED)
 
@@ -91,7 +97,7 @@ class ConversationView(OwnView):
 
     @extend_schema(operation_id="conversations_change")
     def patch(self, request: Request, pk: int) -> Response:
-        """Rename it, move it to another service, set its system prompt and parameters (the whole object)."""
+        """Rename it, move it to another service or endpoint, set its system prompt and parameters (all of them)."""
         self.own(request, pk)
         given = self.valid(request, partial=True)
         changed = conversations.change(user_id=request.user.pk, conversation_id=int(pk), **given)
@@ -155,5 +161,5 @@ class ExportView(OwnView):
 class ServiceChoicesView(OwnView):
     @extend_schema(operation_id="chat_services", responses=OpenApiTypes.OBJECT)
     def get(self, request: Request) -> Response:
-        """The services one can talk to, those that can answer first, with what they are or why they cannot."""
-        return Response(service_choices(request.user))
+        """The services and endpoints to talk to, those that can answer first, with what they are or why they cannot."""
+        return Response(target_choices(request.user))

@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from chat import history
-from chat.models import Conversation, Message, MessageState, Role
+from chat.models import Conversation, Endpoint, Message, MessageState, Role
 from chat.parameters import checked
 from chat.threads import tree_of
 from deployments.models import Service
@@ -38,7 +38,7 @@ def listed(*, user_id: int, search: str = "") -> QuerySet[Conversation]:
     living = Message.objects.filter(
         conversation=OuterRef("pk"), state=MessageState.STREAMING, touched_at__gte=_living_since()
     )
-    mine = _mine(user_id).select_related("service").annotate(is_answering=Exists(living))
+    mine = _mine(user_id).select_related("service", "endpoint").annotate(is_answering=Exists(living))
     text = search.strip()
     if text:
         said = Message.objects.filter(conversation=OuterRef("pk"), content__icontains=text)
@@ -48,20 +48,25 @@ def listed(*, user_id: int, search: str = "") -> QuerySet[Conversation]:
 
 def own(*, user_id: int, conversation_id: int) -> Conversation:
     """Raises NotFound for somebody else's as for one that is not there."""
-    row = _mine(user_id).select_related("service").filter(pk=conversation_id).first()
+    row = _mine(user_id).select_related("service", "endpoint").filter(pk=conversation_id).first()
     if row is None:
         raise NotFound(_("There is no such conversation."))
     return row
 
 
 def begin(
-    *, user_id: int, service_id: int, title: str = "", system_prompt: str = "", parameters: Any = None
+    *,
+    user_id: int,
+    service_id: int | None = None,
+    endpoint_id: int | None = None,
+    title: str = "",
+    system_prompt: str = "",
+    parameters: Any = None,
 ) -> Conversation:
-    """A new conversation with a service; raises NotFound, Invalid."""
-    _check_service(service_id, user_id)
+    """A new conversation with a service or an endpoint; raises NotFound, Invalid."""
     return Conversation.objects.create(
         user_id=user_id,
-        service_id=service_id,
+        **_checked_target(service_id, endpoint_id, user_id),
         title=_title(title),
         system_prompt=_prompt(system_prompt),
         parameters=checked(parameters or {}),
@@ -69,9 +74,9 @@ def begin(
 
 
 def change(*, user_id: int, conversation_id: int, **given: Any) -> Conversation:
-    """Set what is given of title, service_id, system_prompt and parameters; raises NotFound, Invalid.
+    """Set what is given of title, service_id or endpoint_id, system_prompt and parameters; raises NotFound, Invalid.
 
-    With another service it is no more the history the API writes to: that belongs to the service before.
+    With another service or endpoint it is no more the history the API writes to: that belongs to the service before.
     """
     conversation = own(user_id=user_id, conversation_id=conversation_id)
     columns: dict[str, Any] = {}
@@ -81,9 +86,10 @@ def change(*, user_id: int, conversation_id: int, **given: Any) -> Conversation:
         columns["system_prompt"] = _prompt(given["system_prompt"])
     if "parameters" in given:
         columns["parameters"] = checked(given["parameters"])
-    if given.get("service_id", conversation.service_id) != conversation.service_id:
-        _check_service(given["service_id"], user_id)
-        columns |= {"service_id": given["service_id"], "is_history": False}
+    if given.keys() & {"service_id", "endpoint_id"}:
+        target = _checked_target(given.get("service_id"), given.get("endpoint_id"), user_id)
+        if target != {"service_id": conversation.service_id, "endpoint_id": conversation.endpoint_id}:
+            columns |= {**target, "is_history": False}
     if columns:
         Conversation.objects.filter(pk=conversation.pk).update(**columns, version=F("version") + 1)
     return own(user_id=user_id, conversation_id=conversation_id)
@@ -124,7 +130,7 @@ def ask(*, user_id: int, conversation_id: int, content: str, parent_id: int | No
         if not conversation.title:
             conversation.title = _title_from(question.content)
             conversation.save(update_fields=["title"])
-        answer = history.open_answer(conversation, parent_id=question.pk, model=conversation.service.served_model)
+        answer = history.open_answer(conversation, parent_id=question.pk, model=conversation.target.served_model)
     return Asked(conversation, question.pk, answer.pk)
 
 
@@ -134,7 +140,7 @@ def ask_again(*, user_id: int, conversation_id: int, question_id: int) -> Asked:
         conversation = _locked(user_id, conversation_id)
         if not conversation.messages.filter(pk=question_id, role=Role.USER).exists():
             raise NotFound(_("There is no such question in this conversation."))
-        answer = history.open_answer(conversation, parent_id=question_id, model=conversation.service.served_model)
+        answer = history.open_answer(conversation, parent_id=question_id, model=conversation.target.served_model)
     return Asked(conversation, question_id, answer.pk)
 
 
@@ -153,7 +159,7 @@ def stop_answer(*, user_id: int, answer_id: int, reason: str) -> bool:
 
 def _locked(user_id: int, conversation_id: int) -> Conversation:
     """The conversation, held until the transaction's end and without an answer being written; raises Conflict."""
-    mine = _mine(user_id).select_for_update(of=("self",)).select_related("service")
+    mine = _mine(user_id).select_for_update(of=("self",)).select_related("service", "endpoint")
     conversation = mine.filter(pk=conversation_id).first()
     if conversation is None:
         raise NotFound(_("There is no such conversation."))
@@ -165,13 +171,21 @@ def _locked(user_id: int, conversation_id: int) -> Conversation:
 
 
 def _mine(user_id: int) -> QuerySet[Conversation]:
-    """Of services he may see."""
+    """Of services and endpoints he may see."""
     return within(Conversation.objects.filter(user=user_id), limits_of_id(user_id))
 
 
-def _check_service(service_id: int, user_id: int) -> None:
-    if not within(Service.objects.filter(pk=service_id), limits_of_id(user_id)).exists():
+def _checked_target(service_id: int | None, endpoint_id: int | None, user_id: int) -> dict[str, int | None]:
+    """The columns that name the one or the other; raises Invalid for none or both, NotFound."""
+    if bool(service_id) == bool(endpoint_id):
+        told = _("Name one service, or one endpoint.")
+        raise Invalid(told, fields={"service_id": [told]})
+    limits = limits_of_id(user_id)
+    if service_id and not within(Service.objects.filter(pk=service_id), limits).exists():
         raise NotFound(_("There is no such service."))
+    if endpoint_id and not within(Endpoint.objects.filter(pk=endpoint_id), limits).exists():
+        raise NotFound(_("There is no such endpoint."))
+    return {"service_id": service_id or None, "endpoint_id": endpoint_id or None}
 
 
 def _title(text: str) -> str:

@@ -7,6 +7,7 @@ from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
+from django.utils.translation import get_language_from_request, gettext_noop
 from rest_framework.authentication import CSRFCheck
 
 from chat.refusals import Refusal
@@ -31,15 +32,23 @@ def session_user(scope: dict[str, Any]) -> User:
     SessionMiddleware(_never_called).process_request(request)
     AuthenticationMiddleware(_never_called).process_request(request)
     if not request.user.is_authenticated:
-        message = "Log in, or send an API key as 'Authorization: Bearer KEY'."
+        message = gettext_noop("Log in, or send an API key as 'Authorization: Bearer KEY'.")
         raise Refusal(401, message, "not_authenticated", headers={"www-authenticate": "Bearer"})
     check = CSRFCheck(_never_called)
     check.process_request(request)
     reason = check.process_view(request, None, (), {})
     if reason:
-        raise Refusal(403, f"The request's CSRF token or origin is not right: {reason}", "csrf_failed")
+        told = gettext_noop("The request's CSRF token or origin is not right: %(reason)s") % {"reason": reason}
+        raise Refusal(403, told, "csrf_failed")
     user: User = request.user._wrapped if hasattr(request.user, "_wrapped") else request.user
     return user
+
+
+def language_of(scope: dict[str, Any]) -> str:
+    """What the caller reads, by its browser's wish or the language it chose here; English when it says nothing."""
+    if not any(name in (b"accept-language", b"cookie") for name, _value in scope["headers"]):
+        return "en"
+    return get_language_from_request(_request(scope))
 
 
 def _request(scope: dict[str, Any]) -> HttpRequest:

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
+from django.utils.translation import gettext_noop
 
 from chat.callers import Caller, KeyRing
+from chat.per_loop import PerLoop
 from chat.refusals import Refusal
 from chat.targets import Target, TargetBook
 
@@ -38,7 +38,7 @@ class Knowledge:
     """One reading of the database. Never changed once made, except that a newer one takes its place."""
 
     callers: dict[str, Caller]
-    by_id: dict[int, Target]
+    by_key: dict[str, Target]
     by_name: dict[str, tuple[Target, ...]]
     spent: dict[int, int]
 
@@ -65,9 +65,8 @@ class Directory:
             self._refresher = asyncio.get_running_loop().create_task(self._keep_fresh())
         known = self._known
         if known is None or time.monotonic() - self._read_at > BLIND_SECONDS:
-            raise Refusal(
-                503, "The site's database does not answer.", "database_unavailable", headers={"retry-after": "5"}
-            )
+            told = gettext_noop("The site's database does not answer.")
+            raise Refusal(503, told, "database_unavailable", headers={"retry-after": "5"})
         return known
 
     async def newest(self) -> Knowledge:
@@ -105,17 +104,8 @@ class Directory:
 
     def _from_database(self) -> Knowledge:
         callers, spent = self._keys.read()
-        by_id, by_name = self._targets.read(places=self._keys.somebody_limited)
-        return Knowledge(callers, by_id, by_name, spent)
+        by_key, by_name = self._targets.read(places=self._keys.somebody_limited)
+        return Knowledge(callers, by_key, by_name, spent)
 
 
-_directories: WeakKeyDictionary[asyncio.AbstractEventLoop, Directory] = WeakKeyDictionary()
-
-
-def directory() -> Directory:
-    """The running loop's."""
-    loop: Any = asyncio.get_running_loop()
-    found = _directories.get(loop)
-    if found is None:
-        found = _directories[loop] = Directory()
-    return found
+directory = PerLoop(Directory)

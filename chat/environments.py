@@ -11,6 +11,11 @@ from infini.visibility import Environments
 from inventory.models import AIModel
 
 
+def _conversations(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any]:
+    endpoints = _endpoints(Endpoint.objects.order_by(), environments).values("pk")
+    return rows.filter(Q(service__in=services_within(environments)) | Q(endpoint__in=endpoints))
+
+
 def _of_services(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any]:
     return rows.filter(service__in=services_within(environments))
 
@@ -29,7 +34,7 @@ def _usage(rows: QuerySet[Any], environments: Environments) -> QuerySet[Any]:
 
 
 def register() -> None:
-    visibility.register("chat.conversation", _of_services)
+    visibility.register("chat.conversation", _conversations)
     visibility.register("chat.trafficrule", _of_services, told_of=True)
     visibility.register("chat.endpoint", _endpoints, told_of=True)
     for name in ("usage", "usageday"):

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from django.conf import settings
 from django.utils.translation import gettext_noop
 
 from chat.admission import Admission, why_closed_now
-from chat.balance import Balance
+from chat.balance import Balance, Standing
 from chat.book import book
 from chat.capacity import Places
 from chat.directory import directory
@@ -25,7 +25,7 @@ from chat.replies import Reply
 from chat.served_models import first_model_of
 from chat.sse import EventReader
 from chat.transcript import Transcript
-from chat.upstream import Answer, asked
+from chat.upstream import Answer, ask
 from deployments.upstreams import Upstream
 
 balance = Balance()
@@ -44,13 +44,13 @@ async def hold_exchange(admission: Admission, reply: Reply, *, keep: bool) -> No
     """
     transcript: Transcript | None = None
     try:
-        async with let_through(admission) as meter, AsyncExitStack() as stack:
+        async with let_through(admission) as meter:
             transcript = _transcript(admission) if keep else None
-            answer = await open_answer(stack, admission, meter)
-            if transcript:
-                transcript.model = meter.model
-            relay = _relay_stream if admission.ask.stream else _relay_whole
-            await relay(admission, answer, reply, meter, transcript)
+            async with open_answer(admission, meter) as answer:
+                if transcript:
+                    transcript.model = meter.model
+                relay = _relay_stream if admission.ask.stream else _relay_whole
+                await relay(admission, answer, reply, meter, transcript)
     except Refusal as told:
         refusal = await explained(told, admission)
         if transcript:
@@ -107,17 +107,30 @@ async def let_through(admission: Admission) -> AsyncIterator[Meter]:
         permit.end(tokens)
 
 
-async def open_answer(stack: AsyncExitStack, admission: Admission, meter: Meter) -> Answer:
-    """An instance's answer; when the first one has begun nothing, one other is asked."""
+@asynccontextmanager
+async def open_answer(admission: Admission, meter: Meter) -> AsyncIterator[Answer]:
+    """An instance's answer for as long as the block runs; when the first one has begun nothing, one other is asked.
+
+    Leaving the block closes the connection at once, unless the answer was read to its end.
+    """
     target = admission.target
     first = balance.choose(target.upstreams, admission.ask.prefix if target.sticky else b"")
-    others = [upstream for upstream in target.upstreams if upstream is not first]
     try:
-        return await stack.enter_async_context(_asked(first, admission, meter))
+        answer, standing = await _asked(first, admission, meter)
     except Refusal as refusal:
+        others = [upstream for upstream in target.upstreams if upstream is not first]
         if not (refusal.elsewhere and others):
             raise
-    return await stack.enter_async_context(_asked(balance.choose(others), admission, meter))
+        answer, standing = await _asked(balance.choose(others), admission, meter)
+    try:
+        yield answer
+    except BaseException as error:
+        standing.end(error)
+        raise
+    else:
+        standing.end()
+    finally:
+        answer.close()
 
 
 async def explained(refusal: Refusal, admission: Admission) -> Refusal:
@@ -128,15 +141,18 @@ async def explained(refusal: Refusal, admission: Admission) -> Refusal:
     return Refusal(503, closed, "service_not_ready") if closed else refusal
 
 
-@asynccontextmanager
-async def _asked(upstream: Upstream, admission: Admission, meter: Meter) -> AsyncIterator[Answer]:
-    ask, target = admission.ask, admission.target
-    with balance.held(upstream):
+async def _asked(upstream: Upstream, admission: Admission, meter: Meter) -> tuple[Answer, Standing]:
+    """The upstream's answer, and its standing: whoever closes the one ends the request at the other."""
+    wanted, target = admission.ask, admission.target
+    standing = balance.begin(upstream)
+    try:
         meter.instance = upstream.key
         meter.model = await _model_for(upstream, admission)
-        body = ask.body_for(meter.model)
-        async with asked(upstream, ask.kind.path, body, target.deadlines, stream=ask.stream) as answer:
-            yield answer
+        body = wanted.body_for(meter.model)
+        return await ask(upstream, wanted.kind.path, body, target.deadlines, stream=wanted.stream), standing
+    except BaseException as error:
+        standing.end(error)
+        raise
 
 
 async def _model_for(upstream: Upstream, admission: Admission) -> str:

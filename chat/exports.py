@@ -28,7 +28,7 @@ def as_markdown(conversation: Conversation) -> str:
     rows = Message.objects.in_bulk(path)
     parts = [
         f"# {conversation.title or conversation}",
-        f"{conversation.service.name}, {conversation.created_at:%Y-%m-%d}",
+        f"{conversation.target.name}, {conversation.created_at:%Y-%m-%d}",
     ]
     if conversation.system_prompt.strip():
         parts += ["## System", conversation.system_prompt]

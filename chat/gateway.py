@@ -7,13 +7,16 @@ answer from a service uses ``chat.asking.ask_service``, which goes the same way 
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
-from chat.admission import Admission, admit_caller, choose_target, find_service, refuse_closed
+from chat.admission import Admission, admit_caller, choose_target, find_target, refuse_closed
 from chat.asks import ClientGone, Receive, parse_ask, read_body
 from chat.callers import Caller
+from chat.credentials import language_of
 from chat.directory import directory
 from chat.exchange import BROKEN, balance, hold_exchange, places
 from chat.paths import Route, route_of
@@ -33,7 +36,7 @@ def takes(scope: dict[str, Any]) -> bool:
 
 async def gateway(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Answer one request that ``takes`` is true of; every error is in OpenAI's shape."""
-    reply = Reply(send)
+    reply = Reply(send, partial(language_of, scope))
     try:
         route = route_of(scope["path"])
         assert route is not None  # asked for by ``takes``
@@ -52,7 +55,7 @@ async def _answer(scope: dict[str, Any], receive: Receive, reply: Reply, route: 
     if route.kind is None:
         await reply.whole(200, await _models(caller, route), {"cache-control": "no-cache"})
         return
-    target = await find_service(caller, route.service_id) if route.service_id else None
+    target = await find_target(caller, service_id=route.service_id) if route.service_id else None
     raw = await read_body(receive, most=settings.REQUEST_MAX_BYTES, announced=_announced_bytes(scope))
     ask = await parse_ask(raw, route.kind)
     if target is None:
@@ -84,7 +87,8 @@ async def _models(caller: Caller, route: Route) -> bytes:
         return json.dumps({"object": "list", "data": rows}).encode()
     wanted = [row for row in rows if row["id"] == route.model]
     if not wanted:
-        raise Refusal(404, f"There is no model {route.model[:200]!r} ready.", "model_not_found", param="model")
+        told = gettext_noop("There is no model %(model)r ready.") % {"model": route.model[:200]}
+        raise Refusal(404, told, "model_not_found", param="model")
     return json.dumps(wanted[0]).encode()
 
 

@@ -77,7 +77,7 @@ class EndpointForm(BaseForm):
 @admin.register(Endpoint)
 class EndpointAdmin(TrafficAdmin):
     form = EndpointForm
-    list_display = ["named", "state_shown", "model_shown", "at_once", "timeouts"]
+    list_display = ["named", "state_shown", "model_shown", "at_once", "timeouts", "chat"]
     list_display_links = ["named"]
     list_select_related = ["model"]
     search_fields = ["name", "base_url", "served_model"]
@@ -88,7 +88,7 @@ class EndpointAdmin(TrafficAdmin):
     empty_text = _(
         "An endpoint is a model that runs elsewhere: the gateway passes requests for it on, and meters them."
     )
-    removed_effect = _("Clients that ask for them are told that there is no such model.")
+    removed_effect = _("Clients that ask for them are told that there is no such model. Chats with them are deleted.")
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         return rows.defer("key")
@@ -109,6 +109,10 @@ class EndpointAdmin(TrafficAdmin):
         if endpoint.enabled:
             return Chip(gettext("Enabled"), GOOD, "check_circle")
         return Chip(gettext("Off"), QUIET, "block")
+
+    @display(description=_("Chat"))
+    def chat(self, endpoint: Endpoint) -> SafeString:
+        return link(reverse("chat_endpoint", args=[endpoint.pk]), gettext("Chat"))
 
     @display(description=_("Model"), ordering="model__name")
     def model_shown(self, endpoint: Endpoint) -> SafeString | str:

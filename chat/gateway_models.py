@@ -12,6 +12,12 @@ from infini.fields import EncryptedTextField
 from infini.models import Versioned
 from inventory.models import AIModel
 
+
+def target_key(*, service_id: int | None = None, endpoint_id: int | None = None) -> str:
+    """What the gateway and the chat page know a service or an endpoint by."""
+    return f"endpoint-{endpoint_id}" if endpoint_id else f"service-{service_id}"
+
+
 _SECONDS = [MinValueValidator(0.1), MaxValueValidator(86400)]
 
 

@@ -3,20 +3,24 @@
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import IntegerField, OuterRef, QuerySet, Subquery, Sum
+from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from chat import usage
 from chat.gateway_api import SEE_ALL
-from chat.models import TrafficRule, UsageDay
+from chat.models import Endpoint, TrafficRule, UsageDay
+from deployments.models import Service
 from infini.admin_base import display
-from infini.display import Bar, number
+from infini.csv_export import attributes
+from infini.display import ABSENT, Bar, link, number
 from infini.extras import Column, Part
+from infini.visibility import visible
 
 DAYS = 7
 ROWS = 8
@@ -59,4 +63,19 @@ def month_shown(key: Any) -> Bar | SafeString:
     return Bar(str(_("Tokens this month")), min(100.0, 100 * key.month_tokens / budget), limits=(80, 100))
 
 
-MONTH = Column(with_month, month_shown)
+MONTH = Column(with_month, month_shown, attributes("month_tokens"))
+
+
+def with_answering(rows: QuerySet, user: Any) -> QuerySet:
+    """``answers``: something that ``user`` may see serves the model."""
+    served = visible(Service.objects.filter(model=OuterRef("pk")), user)
+    elsewhere = visible(Endpoint.objects.filter(model=OuterRef("pk"), enabled=True), user)
+    return rows.annotate(answers=Q(Exists(served)) | Q(Exists(elsewhere)))
+
+
+@display(description=_("Chat"))
+def chat_shown(model: Any) -> SafeString | str:
+    return link(reverse("chat_model", args=[model.pk]), gettext("Chat")) if model.answers else ABSENT
+
+
+CHAT_WITH = Column(with_answering, chat_shown)

@@ -15,6 +15,7 @@ from typing import Any
 from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from chat import history, rooms
 from chat.asking import Door
@@ -170,7 +171,7 @@ class Generation:
                 logger.warning("chat.generation_not_seen", extra={"error": type(error).__name__})
                 continue
             if not living:
-                self.stop(_("It was stopped or deleted elsewhere."))
+                self.stop(gettext_noop("It was stopped or deleted elsewhere."))
                 return
 
 

@@ -1,9 +1,8 @@
 """What one request took: noted while it runs, handed to the book of usage when it ends, however it ends."""
 
 import time
+from datetime import UTC, datetime
 from typing import Any
-
-from django.utils import timezone
 
 from chat.asks import Ask
 from chat.book import book
@@ -76,7 +75,7 @@ class Meter:
     def _row(self, ask: Ask, outcome: Outcome) -> Entry:
         caller, target = self._caller, self._target
         return Entry(
-            at=timezone.now(),
+            at=datetime.now(UTC),
             user_id=caller.user_id,
             user_name=caller.user_name[:150],
             key_id=caller.key_id,

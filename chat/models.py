@@ -1,4 +1,4 @@
-"""Talking to a service: conversations and their messages."""
+"""Talking to a service or an endpoint: conversations and their messages."""
 
 from django.conf import settings
 from django.db import models
@@ -6,10 +6,21 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from chat.gateway_models import Endpoint, Outcome, TrafficRule, Usage, UsageDay
+from chat.gateway_models import Endpoint, Outcome, TrafficRule, Usage, UsageDay, target_key
 from deployments.models import Service
 
-__all__ = ["Conversation", "Endpoint", "Message", "MessageState", "Outcome", "Role", "TrafficRule", "Usage", "UsageDay"]
+__all__ = [
+    "Conversation",
+    "Endpoint",
+    "Message",
+    "MessageState",
+    "Outcome",
+    "Role",
+    "TrafficRule",
+    "Usage",
+    "UsageDay",
+    "target_key",
+]
 
 
 class Role(models.TextChoices):
@@ -28,13 +39,18 @@ class MessageState(models.TextChoices):
 
 
 class Conversation(models.Model):
-    """One person's talk with one service; nobody else reads it.
+    """One person's talk with one service or endpoint; nobody else reads it.
 
     Its messages are a tree: an edited question or a second answer is a branch beside the first. ``head`` is the message
     the shown branch ends with. ``version`` grows with each change, so that pages know when to look again.
     """
 
-    service = models.ForeignKey(Service, models.CASCADE, related_name="conversations", verbose_name=_("service"))
+    service = models.ForeignKey(
+        Service, models.CASCADE, null=True, related_name="conversations", verbose_name=_("service")
+    )
+    endpoint = models.ForeignKey(
+        Endpoint, models.CASCADE, null=True, related_name="conversations", verbose_name=_("endpoint")
+    )
     user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="conversations")
     title = models.CharField(_("title"), max_length=200, blank=True)
     is_history = models.BooleanField(
@@ -53,9 +69,13 @@ class Conversation(models.Model):
         ordering = ["-pk"]
         permissions = [("use_chat", "Can talk to services")]
         constraints = [
+            models.CheckConstraint(
+                condition=Q(service=None, endpoint__isnull=False) | Q(service__isnull=False, endpoint=None),
+                name="conversation_one_target",
+            ),
             models.UniqueConstraint(
                 fields=["user", "service"], condition=Q(is_history=True), name="conversation_one_history"
-            )
+            ),
         ]
         indexes = [
             models.Index(fields=["service", "user", "-id"], name="conversation_of_user"),
@@ -63,7 +83,18 @@ class Conversation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title or f"{self.service} #{self.pk}"
+        return self.title or f"{self.target} #{self.pk}"
+
+    @property
+    def target(self) -> Service | Endpoint:
+        """Who answers in it."""
+        found = self.service or self.endpoint
+        assert found is not None  # one of the two, says the constraint
+        return found
+
+    @property
+    def target_key(self) -> str:
+        return target_key(service_id=self.service_id, endpoint_id=self.endpoint_id)
 
 
 class Message(models.Model):

@@ -16,9 +16,9 @@ from django.views.decorators.http import require_safe
 
 from chat import conversations
 from chat.admission import PERMISSION
-from chat.models import Conversation
+from chat.models import Conversation, Endpoint
 from chat.page_texts import page_texts
-from chat.service_choices import service_choices
+from chat.target_choices import target_choices, target_of_model
 from chat.threads import as_list_row, as_summary, shown_turns
 from deployments.models import Service
 from infini.errors import NotFound
@@ -45,7 +45,7 @@ def _page(view: View) -> View:
 
 @_page
 def chat_page(request: HttpRequest) -> HttpResponse:
-    """A new conversation, with ``?service=`` if that is given; it is stored with its first question."""
+    """A new conversation, with ``?service=`` or ``?endpoint=``; it is stored with its first question."""
     return _render_chat(request, None)
 
 
@@ -62,16 +62,37 @@ def conversation_page(request: HttpRequest, pk: int) -> HttpResponse:
 def service_chat(request: HttpRequest, pk: int) -> HttpResponse:
     """Where a service's Chat button leads: to the last conversation with it, or to a new one."""
     visible_or_404(Service.objects.only("pk"), request.user, pk=pk)
-    last = conversations.listed(user_id=request.user.pk).filter(service=pk).first()  # type: ignore[arg-type]
+    return _go_on(request, "service", pk)
+
+
+@_page
+def endpoint_chat(request: HttpRequest, pk: int) -> HttpResponse:
+    """The same for an endpoint."""
+    visible_or_404(Endpoint.objects.only("pk"), request.user, pk=pk)
+    return _go_on(request, "endpoint", pk)
+
+
+@_page
+def model_chat(request: HttpRequest, pk: int) -> HttpResponse:
+    """Where a model's Chat link leads: to what serves it and can answer, else to what serves it at all."""
+    found = target_of_model(pk, request.user)
+    if found is None:
+        raise Http404(_("Nothing serves this model: deploy a service of it, or enter an endpoint for it."))
+    return _go_on(request, *found)
+
+
+def _go_on(request: HttpRequest, kind: str, pk: int) -> HttpResponse:
+    """To the person's last conversation with it, or to a new one."""
+    last = conversations.listed(user_id=request.user.pk).filter(**{kind: pk}).first()  # type: ignore[arg-type]
     if last:
         return redirect("chat_conversation", last.pk)
-    return redirect(f"{reverse('chat')}?service={pk}")
+    return redirect(f"{reverse('chat')}?{kind}={pk}")
 
 
 @_page
 def compare_page(request: HttpRequest) -> HttpResponse:
-    """One prompt to two services side by side; ``?services=1,2`` chooses them."""
-    data = {**_addresses(request), "services": service_choices(request.user), "panes": COMPARED}
+    """One prompt to two of them side by side; ``?targets=service-1,endpoint-2`` chooses them."""
+    data = {**_addresses(request), "services": target_choices(request.user), "panes": COMPARED}
     shown = {"title": _("Compare"), "data": data, "texts": page_texts(), "panes": range(COMPARED)}
     return render(request, "pages/compare.html", {**admin.site.each_context(request), **shown})
 
@@ -81,7 +102,7 @@ def _render_chat(request: HttpRequest, conversation: Conversation | None) -> Htt
     data: dict[str, Any] = {
         **_addresses(request),
         "listed_most": LISTED,
-        "services": service_choices(request.user),
+        "services": target_choices(request.user),
         "conversations": [as_list_row(row) for row in rows[:LISTED]],
         "conversation": None,
         "turns": [],
@@ -102,7 +123,6 @@ def _addresses(request: HttpRequest) -> dict[str, Any]:
         "compare_url": reverse("chat_compare"),
         "api_url": "/api/conversations",
         "services_url": "/api/chat/services",
-        "service_url": f"{reverse('admin:index')}deployments/service/",
         "may_deploy": request.user.has_perm("deployments.deploy_service"),
         "csrf_cookie": settings.CSRF_COOKIE_NAME,
     }

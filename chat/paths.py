@@ -42,8 +42,14 @@ class Route:
         return "GET" if self.models else "POST"
 
 
+_KNOWN = {f"{_V1}/{path}": Route(kind) for path, kind in KINDS.items()}
+
+
 def route_of(path: str) -> Route | None:
     """None when the path is not the gateway's; below ``/v1`` all are, also those that lead nowhere."""
+    known = _KNOWN.get(path)
+    if known:
+        return known
     if path.startswith(_V1) and path[3:4] in ("", "/"):
         below = path[4:].rstrip("/")
         if below == "models" or below.startswith("models/"):

@@ -1,30 +1,33 @@
 """Why a service cannot answer: one sentence, for the chat page and the gateway's refusals."""
 
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from deployments.models import Instance, Service
 from deployments.phases import DeployStatus, Wanted
 
 
 def why_not_ready(service: Service, reason: str | None = None) -> str:
-    """Empty when an instance is ready. ``service`` carries what ``ServiceQuerySet.with_status`` adds.
+    """A sentence in English, to be ``said``; empty when an instance is ready.
 
+    ``service`` carries what ``ServiceQuerySet.with_status`` adds.
     ``reason``: what ``first_reasons`` found, when many are looked at.
     """
     status, ready = service.deploy_status, service.ready_count  # type: ignore[attr-defined]
     if ready:
         return ""
     if status == DeployStatus.DEPLOYING:
-        return _("It is being deployed; no instance is ready yet.")
+        return gettext_noop("It is being deployed; no instance is ready yet.")
     if status == DeployStatus.OFFLINE:
-        return _("Its servers do not answer.")
+        return gettext_noop("Its servers do not answer.")
     if service.current_revision_id is None:
-        return _("It has never been deployed.")
+        return gettext_noop("It has never been deployed.")
     if service.wanted != Wanted.RUNNING:
-        return _("It is stopped.")
+        return gettext_noop("It is stopped.")
     if reason is None:
         reason = first_reasons([service.pk]).get(service.pk, "")
-    return _("No instance is ready: {reason}").format(reason=reason) if reason else _("No instance is ready.")
+    if not reason:
+        return gettext_noop("No instance is ready.")
+    return gettext_noop("No instance is ready: %(reason)s") % {"reason": reason}
 
 
 def first_reasons(service_ids: list[int]) -> dict[int, str]:

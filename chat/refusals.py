@@ -2,6 +2,10 @@
 
 import json
 
+from django.utils import translation
+
+from infini.said import said
+
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -31,6 +35,14 @@ class Refusal(Exception):
         self.headers = headers or {}
         self.elsewhere = elsewhere
         self.body = body
+
+    def said_in(self, language: str) -> "Refusal":
+        """The same for somebody who reads ``language``; messages are English, whoever wrote them."""
+        with translation.override(language):
+            message = said(self.message)
+        if message == self.message:
+            return self
+        return Refusal(self.status, message, self.code, param=self.param, headers=self.headers, body=self.body)
 
     def as_bytes(self) -> bytes:
         """The body of an answer that has this status."""

@@ -8,20 +8,25 @@ error event and its upstream is closed, and the usage is stored.
 import gc
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 from django.conf import settings
+from django.utils.translation import gettext_noop
 
 from chat.book import book
+from chat.credentials import language_of
 from chat.directory import directory
 from chat.gateway import gateway, takes
 from chat.refusals import Refusal
-from chat.replies import end_all
+from chat.replies import Reply, end_all
 from infini.bodies import Receive, Scope, Send, send_json
 
 END_GRACE_SECONDS = 1.5
 # A reading of the database beside the loop holds the interpreter for so long at most before a stream has its turn.
 _SWITCH_SECONDS = 0.001
+# A burst of requests makes thousands of objects that go again by themselves: no reason to look for cycles in it.
+_COLLECT_EVERY = 20_000
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,8 +38,8 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     elif scope["type"] == "http" and scope["path"].rstrip("/") == "/healthz":
         await send_json(send, 200, {"status": "ok"})
     elif scope["type"] == "http":
-        told = Refusal(404, "This is the gateway: it answers below /v1 and the completions of services.", "not_found")
-        await send_json(send, 404, told.as_json())
+        told = gettext_noop("This is the gateway: it answers below /v1 and the completions of services.")
+        await Reply(send, partial(language_of, scope)).refuse(Refusal(404, told, "not_found"))
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -42,6 +47,7 @@ async def _live(receive: Receive, send: Send) -> None:
     await directory().current()
     gc.collect()
     gc.freeze()  # what was loaded stays for good: no collection need look at it again
+    gc.set_threshold(_COLLECT_EVERY)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await book.flush()

@@ -114,7 +114,7 @@ class EventReader:
             self.done = True
             return True
         try:
-            parsed = json.loads(data)
+            parsed = json.loads(data.decode())  # of bytes it would guess the encoding first
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):

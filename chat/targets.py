@@ -10,7 +10,7 @@ from cryptography.fernet import InvalidToken
 from django.conf import settings
 from django.db.models import Count, F, Max, Sum
 
-from chat.models import Endpoint, TrafficRule
+from chat.models import Endpoint, TrafficRule, target_key
 from chat.wire import Deadlines
 from deployments.models import Placement, Service
 from deployments.upstreams import Upstream, all_upstreams, ready_instances
@@ -46,7 +46,7 @@ class Target:
 
     @property
     def key(self) -> str:
-        return f"service-{self.service_id}" if self.service_id else f"endpoint-{self.endpoint_id}"
+        return target_key(service_id=self.service_id, endpoint_id=self.endpoint_id)
 
     @property
     def public_name(self) -> str:
@@ -62,18 +62,18 @@ class TargetBook:
 
     def __init__(self) -> None:
         self._mark: Any = None
-        self._by_id: dict[int, Target] = {}
+        self._by_key: dict[str, Target] = {}
         self._by_name: Names = {}
 
-    def read(self, *, places: bool = True) -> tuple[dict[int, Target], Names]:
-        """Services by id, and everything by casefolded name; without ``places`` nobody asks in which environments."""
+    def read(self, *, places: bool = True) -> tuple[dict[str, Target], Names]:
+        """Everything by its key, and by casefolded name; without ``places`` nobody asks in which environments."""
         mark = _mark(), _places_mark() if places else None
         if mark != self._mark:
             targets = [*_services(), *_endpoints()]
-            self._by_id = {target.service_id: target for target in targets if target.service_id}
+            self._by_key = {target.key: target for target in targets}
             self._by_name = _by_name(targets)
             self._mark = mark
-        return self._by_id, self._by_name
+        return self._by_key, self._by_name
 
 
 def _by_name(targets: Iterable[Target]) -> Names:

@@ -99,8 +99,10 @@ def as_summary(conversation: Conversation) -> dict[str, Any]:
     return {
         "id": conversation.pk,
         "title": conversation.title,
+        "target": conversation.target_key,
         "service_id": conversation.service_id,
-        "service_name": conversation.service.name,
+        "endpoint_id": conversation.endpoint_id,
+        "service_name": conversation.target.name,
         "head": conversation.head_id,
         "version": conversation.version,
         "created_at": conversation.created_at.isoformat(),

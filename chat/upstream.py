@@ -1,8 +1,6 @@
 """Asking a model server: one request, its first answer judged, everything it may do wrong turned into a Refusal."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,8 +25,13 @@ class Answer:
     """An upstream's answer with status 200 and the content type asked for; its body is still to be read."""
 
     upstream: Upstream
+    address: wire.Address
     connection: Connection
     deadlines: Deadlines
+
+    def close(self) -> None:
+        """End it, at once: only a connection whose answer was read to its end is kept for another one."""
+        wire.pool().give(self.address, self.connection)
 
     async def read(self) -> bytes:
         """The next bytes as they arrive, empty at the end; raises Refusal when they stay out or are cut off."""
@@ -66,23 +69,20 @@ class Answer:
             return
 
 
-@asynccontextmanager
-async def asked(
-    upstream: Upstream, path: str, body: bytes, deadlines: Deadlines, *, stream: bool
-) -> AsyncIterator[Answer]:
+async def ask(upstream: Upstream, path: str, body: bytes, deadlines: Deadlines, *, stream: bool) -> Answer:
     """Send ``body`` to ``path`` below the upstream and give the answer once its headers are there and right.
 
-    Raises Refusal otherwise. The connection is closed with the block, at once, unless the answer was read to its end.
-    The caller's own headers are never sent.
+    Raises Refusal otherwise. The caller closes the answer. Nobody's own headers are ever sent.
     """
     address = await checked_address(upstream)
     request = _head(upstream.base_url, path, upstream.bearer, stream) + b"%d\r\n\r\n" % len(body) + body
     connection = await _sent(address, request, deadlines)
     try:
         await _judge(connection, path, deadlines, "text/event-stream" if stream else "application/json")
-        yield Answer(upstream, connection, deadlines)
-    finally:
+    except BaseException:
         wire.pool().give(address, connection)
+        raise
+    return Answer(upstream, address, connection, deadlines)
 
 
 async def _sent(address: wire.Address, request: bytes, deadlines: Deadlines) -> Connection:
@@ -226,8 +226,8 @@ async def fetched(upstream: Upstream, path: str, deadlines: Deadlines, *, most: 
     address = await checked_address(upstream)
     head = _head(upstream.base_url, path, upstream.bearer, False).replace(b"POST", b"GET", 1)
     connection = await _sent(address, head + b"0\r\n\r\n", deadlines)
+    answer = Answer(upstream, address, connection, deadlines)
     try:
-        answer = Answer(upstream, connection, deadlines)
         parts: list[bytes] = []
         while connection.status == 200 and (chunk := await answer.read()):
             parts.append(chunk)
@@ -235,4 +235,4 @@ async def fetched(upstream: Upstream, path: str, deadlines: Deadlines, *, most: 
                 return b""
         return b"".join(parts)
     finally:
-        wire.pool().give(address, connection)
+        answer.close()

@@ -5,7 +5,7 @@ from django.urls import path
 from chat import conversation_api
 from chat.api import ChatHistoryView
 from chat.gateway_api import EndpointDetail, EndpointList, ServiceTraffic, UsageHistoryView, UsageView
-from chat.pages import chat_page, compare_page, conversation_page, service_chat
+from chat.pages import chat_page, compare_page, conversation_page, endpoint_chat, model_chat, service_chat
 from chat.usage_page import usage_page
 from infini.api import either_slash
 
@@ -27,4 +27,6 @@ urlpatterns = [
     path("admin/chat/conversation/compare/", compare_page, name="chat_compare"),
     path("admin/chat/conversation/<int:pk>/", conversation_page, name="chat_conversation"),
     path("admin/chat/service/<int:pk>/", service_chat, name="chat_page"),
+    path("admin/chat/endpoint/<int:pk>/chat/", endpoint_chat, name="chat_endpoint"),
+    path("admin/chat/model/<int:pk>/", model_chat, name="chat_model"),
 ]

@@ -11,12 +11,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
 
 import httptools
 
-# Model servers such as uvicorn's end an idle connection after 5 s; ours must end before, or a request meets a dead one.
-KEEPALIVE_SECONDS = 3.0
+from chat.per_loop import PerLoop
+
+# Making a connection costs as much as a request, to a provider far away much more. A model server may end an idle one
+# sooner (uvicorn after 5 s): that is noticed, and a request that meets the very moment goes out once more on a new one.
+KEEPALIVE_SECONDS = 60.0
 IDLE_MOST = 512  # per address
 HEAD_MAX_BYTES = 64 * 1024
 _PAUSE_AT_BYTES = 256 * 1024
@@ -361,16 +363,7 @@ class Pool:
         self._sweeper = self._loop.call_later(1.0, self._sweep) if self._idle else None
 
 
-_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, Pool] = WeakKeyDictionary()
-
-
-def pool() -> Pool:
-    """The running loop's."""
-    loop = asyncio.get_running_loop()
-    found = _pools.get(loop)
-    if found is None:
-        found = _pools[loop] = Pool()
-    return found
+pool = PerLoop(Pool)
 
 
 def taken_apart(url: str) -> tuple[str, int, bool, str]:

@@ -52,7 +52,7 @@ class BaseForm(forms.ModelForm):
         for name, texts in error.fields.items():
             target = name if name in self.fields else name.removesuffix("_id")
             if target in self.fields:
-                self.add_error(target, texts)
+                self.add_error(target, [said(text) for text in texts])
                 placed = True
         if not placed:
             self.add_error(None, said(error.message))

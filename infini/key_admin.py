@@ -1,5 +1,6 @@
 """API keys in the admin: everybody's own, and all of them for administrators."""
 
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -24,6 +25,7 @@ from infini.admin_base import (
     display,
 )
 from infini.admin_verbs import Verb, names_of
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, BAD, GOOD, QUIET, Chip, ago
 from infini.key_rules import LIMIT_MOST, LIMITS, Use, use_of
 from infini.models import ApiKey, User
@@ -56,6 +58,10 @@ def _limit_field(name: str) -> forms.IntegerField:
         widget=UnfoldAdminIntegerFieldWidget,
         help_text=hint,
     )
+
+
+def _limit_of(name: str, key: ApiKey) -> int | None:
+    return key.limits.get(name)
 
 
 class KeyForm(forms.ModelForm):
@@ -122,6 +128,14 @@ class ApiKeyAdmin(BaseAdmin):
     list_select_related = ["user"]
     list_filter = [KeyStateFilter]
     search_fields = ["name", "prefix", "user__username"]
+    csv_columns = [
+        *attributes("id", "name", "prefix", "user.username"),
+        CsvColumn("state", keys.state_of),
+        CsvColumn("use", lambda key: use_of(key.scopes)),
+        CsvColumn("models", lambda key: ", ".join(key.scopes.get("models", []))),
+        *(CsvColumn(name, partial(_limit_of, name)) for name in LIMITS),
+        *attributes("created_at", "expires_at", "revoked_at", "last_used_at"),
+    ]
     fieldsets = [
         (None, {"fields": ["name", "expires_at", "use", "models"]}),
         (_("Limits"), {"fields": list(LIMITS)}),
@@ -181,9 +195,10 @@ class ApiKeyAdmin(BaseAdmin):
 
     @display(description=_("State"))
     def state_shown(self, key: ApiKey) -> Chip:
-        if key.revoked_at:
+        state = keys.state_of(key)
+        if state == "revoked":
             return Chip(gettext("Revoked"), QUIET, "key_off")
-        if key.expires_at and key.expires_at <= timezone.now():
+        if state == "expired":
             return Chip(gettext("Expired"), BAD, "event_busy")
         return Chip(gettext("Usable"), GOOD, "check_circle")
 

@@ -14,6 +14,7 @@ from infini.errors import Invalid
 from infini.key_rules import checked_limits, checked_scopes
 from infini.models import ApiKey, User
 
+STATES = ("usable", "expired", "revoked")
 _CHANGEABLE = ("name", "expires_at", "scopes", "limits")
 
 
@@ -81,6 +82,19 @@ def find_key(text: str) -> ApiKey | None:
         if key.last_used_at is None or key.last_used_at < now - timedelta(minutes=1):
             ApiKey.objects.filter(unnoted, pk=key.pk).update(last_used_at=now)
     return key
+
+
+def state_of(key: ApiKey) -> str:
+    """One of ``STATES``; a revoked key is that first of all."""
+    if key.revoked_at:
+        return "revoked"
+    return "expired" if key.expires_at and key.expires_at <= timezone.now() else "usable"
+
+
+def in_state(state: str, now: datetime) -> Q:
+    """Those keys of which ``state_of`` says ``state`` at ``now``."""
+    revoked, expired = Q(revoked_at__isnull=False), Q(expires_at__isnull=False, expires_at__lte=now)
+    return {"revoked": revoked, "expired": ~revoked & expired, "usable": ~revoked & ~expired}[state]
 
 
 def digest_of(text: str) -> str:

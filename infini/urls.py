@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from infini import account_pages, alert_api, finding, login_views, views
+from infini import account_pages, alert_api, finding, key_api, login_views, views
 from infini.api import either_slash
 
 urlpatterns = [
@@ -18,6 +18,9 @@ urlpatterns = [
     either_slash("api/alert-targets", alert_api.TargetList.as_view(), "alert-targets"),
     either_slash("api/alert-targets/<id>", alert_api.TargetDetail.as_view(), "alert-target"),
     either_slash("api/alert-targets/<id>/test", alert_api.TargetTest.as_view(), "alert-target-test"),
+    either_slash("api/keys", key_api.KeyList.as_view(), "keys"),
+    either_slash("api/keys/<id>", key_api.KeyDetail.as_view(), "key"),
+    either_slash("api/keys/<id>/revoke", key_api.KeyRevoke.as_view(), "key-revoke"),
     path("", include("inventory.urls")),
     path("", include("deployments.urls")),
     path("", include("chat.urls")),

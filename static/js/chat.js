@@ -4,7 +4,7 @@ import { api, data, texts } from "./chat_api.js";
 import { Composer, announce } from "./chat_composer.js";
 import { closeDrawers } from "./chat_drawers.js";
 import { ConversationList } from "./chat_list.js";
-import { drawChip, fillPicker, firstService, keepLooking, serviceOf, whyNot } from "./chat_services.js";
+import { asFrame, drawChip, fillPicker, firstService, keepLooking, serviceOf, whyNot } from "./chat_services.js";
 import { Settings } from "./chat_settings.js";
 import { ChatSocket } from "./chat_socket.js";
 import { Thread } from "./chat_thread.js";
@@ -13,10 +13,11 @@ const NEW_REF = "new";
 
 const byId = (id) => document.getElementById(id);
 const picker = byId("chat-service");
-const asked = Number(new URLSearchParams(location.search).get("service")) || null;
+const query = new URLSearchParams(location.search);
+const asked = ["service", "endpoint"].filter((kind) => query.get(kind)).map((kind) => `${kind}-${query.get(kind)}`)[0] || null;
 
 let conversation = null; // what is shown; null before its first question
-let serviceId = null;
+let target = null; // whom a question goes to
 let beginning = false;
 let thread = null;
 
@@ -77,7 +78,7 @@ function onStatus(told) {
   }
   const renamed = told.title !== conversation.title;
   conversation = { ...conversation, ...told };
-  serviceId = told.service_id;
+  target = told.target;
   if (renamed) list.reload();
   refresh();
 }
@@ -90,12 +91,12 @@ async function send(content) {
   }
   beginning = true;
   refresh();
-  socket.say({ type: "send", ref: NEW_REF, service: serviceId, content, ...settings.read() });
+  socket.say({ type: "send", ref: NEW_REF, ...asFrame(target), content, ...settings.read() });
 }
 
 function refresh() {
-  const service = serviceOf(serviceId);
-  fillPicker(picker, serviceId);
+  const service = serviceOf(target);
+  fillPicker(picker, target);
   drawChip(byId("chat-chip"), service);
   byId("chat-terminal").hidden = !service?.terminal;
   if (service?.terminal) byId("chat-terminal").href = service.terminal;
@@ -130,7 +131,7 @@ async function go(id, remember = true) {
 
 function show(next, turns, more) {
   conversation = next;
-  serviceId = next?.service_id || (serviceOf(asked) || serviceOf(serviceId) || firstService())?.id || null;
+  target = next?.target || (serviceOf(asked) || serviceOf(target) || firstService())?.target || null;
   composer.problem("");
   announce("");
   settings.show(next?.id, next);
@@ -140,11 +141,12 @@ function show(next, turns, more) {
 }
 
 picker.addEventListener("change", async () => {
-  serviceId = Number(picker.value) || serviceId;
+  target = picker.value || target;
   refresh();
   if (!conversation) return;
   try {
-    await api("PATCH", `${data.api_url}/${conversation.id}`, { service_id: serviceId });
+    const [[kind, id]] = Object.entries(asFrame(target));
+    await api("PATCH", `${data.api_url}/${conversation.id}`, { [`${kind}_id`]: id });
     list.reload();
   } catch (error) {
     composer.problem(error.message);

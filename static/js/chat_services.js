@@ -1,4 +1,5 @@
-// What can be talked to: fills pickers, and looks every few seconds whether it still can.
+// What can be talked to, services and endpoints alike, each known by its `target`: fills pickers, and looks every few
+// seconds whether it still can.
 
 import { api, data, fill, texts } from "./chat_api.js";
 
@@ -6,8 +7,8 @@ const LOOK_EVERY_MS = 5000;
 
 let known = data.services;
 
-export function serviceOf(id) {
-  return known.find((service) => service.id === id) || null;
+export function serviceOf(target) {
+  return known.find((service) => service.target === target) || null;
 }
 
 export function firstService() {
@@ -17,8 +18,9 @@ export function firstService() {
 /** Offers the services in `select`, those that cannot answer named as such; keeps what is chosen. */
 export function fillPicker(select, chosen) {
   const options = known.map((service) => {
-    const option = new Option(service.name, service.id, false, service.id === chosen);
+    const option = new Option(service.name, service.target, false, service.target === chosen);
     if (service.model && service.model !== service.name) option.text += ` · ${service.model}`;
+    if (service.external) option.text += ` · ${texts.external}`;
     if (service.why) option.text += ` (${service.chip.word})`;
     return option;
   });
@@ -26,7 +28,7 @@ export function fillPicker(select, chosen) {
   const same = options.length === select.options.length
     && options.every((option, at) => option.text === select.options[at].text && option.value === select.options[at].value);
   if (!same) select.replaceChildren(...options);
-  select.value = serviceOf(chosen) ? String(chosen) : "";
+  select.value = serviceOf(chosen) ? chosen : "";
 }
 
 export function drawChip(box, service) {
@@ -52,11 +54,18 @@ export function whyNot(service) {
   if (!service.why) return [];
   const strong = document.createElement("strong");
   strong.textContent = fill(texts.why, service.name);
+  if (!service.url) return [strong, ` ${service.why}`];
   const link = document.createElement("a");
   link.className = "link";
-  link.href = `${data.service_url}${service.id}/`;
-  link.textContent = texts.deploy;
+  link.href = service.url;
+  link.textContent = service.external ? texts.deploy_endpoint : texts.deploy;
   return [strong, ` ${service.why} `, link];
+}
+
+/** A target as the socket and the API take it: a service or an endpoint, by its number. */
+export function asFrame(target) {
+  const [kind, id] = target.split("-");
+  return { [kind]: Number(id) };
 }
 
 /** Calls `changed()` after each look, while the page is seen. */

@@ -1,13 +1,13 @@
-// One prompt to two services, side by side. Each pane is a conversation of its own: one failing leaves the other.
+// One prompt to two services or endpoints, side by side. Each pane is a conversation of its own: one failing leaves the other.
 
 import { api, data, texts } from "./chat_api.js";
 import { Composer, announce } from "./chat_composer.js";
-import { drawChip, fillPicker, firstService, keepLooking, serviceOf, whyNot } from "./chat_services.js";
+import { asFrame, drawChip, fillPicker, firstService, keepLooking, serviceOf, whyNot } from "./chat_services.js";
 import { ChatSocket } from "./chat_socket.js";
 import { Thread, milliseconds } from "./chat_thread.js";
 
 const byId = (id) => document.getElementById(id);
-const numbers = (name) => (new URLSearchParams(location.search).get(name) || "").split(",").map(Number);
+const listed = (name) => (new URLSearchParams(location.search).get(name) || "").split(",");
 
 let panes = [];
 const composer = new Composer({ send, stop: () => panes.forEach((pane) => pane.thread.stop()) });
@@ -19,9 +19,9 @@ const socket = new ChatSocket(take, (open) => {
 });
 
 class Pane {
-  constructor(number, serviceId) {
+  constructor(number, target) {
     this.number = number;
-    this.serviceId = serviceId;
+    this.target = target;
     this.pending = false;
     this.box = byId(`compare-pane-${number}`);
     this.tab = byId(`compare-tab-${number}`);
@@ -32,14 +32,14 @@ class Pane {
       problem: (sentence) => this.problem(sentence),
       asked: () => this.problem(""),
     });
-    this.picker.addEventListener("change", () => this.choose(Number(this.picker.value) || this.serviceId));
+    this.picker.addEventListener("change", () => this.choose(this.picker.value || this.target));
     this.tab.addEventListener("click", () => showTab(number));
     this.box.querySelector(".compare-maximise").addEventListener("click", () => maximise(this));
   }
 
   // With another service a comparison begins anew: what the other one said is not put into its mouth.
-  choose(serviceId) {
-    this.serviceId = serviceId;
+  choose(target) {
+    this.target = target;
     for (const pane of panes) {
       pane.thread.show(null, [], false);
       pane.problem("");
@@ -50,8 +50,8 @@ class Pane {
 
   send(content) {
     this.problem("");
-    if (whyNot(serviceOf(this.serviceId)).length && !this.thread.id) {
-      this.problem(whyNot(serviceOf(this.serviceId)).map((part) => part.textContent ?? part).join(""));
+    if (whyNot(serviceOf(this.target)).length && !this.thread.id) {
+      this.problem(whyNot(serviceOf(this.target)).map((part) => part.textContent ?? part).join(""));
       return;
     }
     if (this.thread.id) {
@@ -59,7 +59,7 @@ class Pane {
       return;
     }
     this.pending = true;
-    socket.say({ type: "send", ref: this.ref, service: this.serviceId, content });
+    socket.say({ type: "send", ref: this.ref, ...asFrame(this.target), content });
   }
 
   get ref() {
@@ -103,8 +103,8 @@ class Pane {
   }
 
   draw() {
-    const service = serviceOf(this.serviceId);
-    fillPicker(this.picker, this.serviceId);
+    const service = serviceOf(this.target);
+    fillPicker(this.picker, this.target);
     drawChip(this.box.querySelector(".compare-chip"), service);
     this.tab.textContent = service?.name || texts.choose;
     const open = this.box.querySelector(".compare-open");
@@ -126,16 +126,16 @@ function send(content) {
 function refresh() {
   if (panes.length < data.panes) return;
   for (const pane of panes) pane.draw();
-  const whys = panes.map((pane) => whyNot(serviceOf(pane.serviceId)));
+  const whys = panes.map((pane) => whyNot(serviceOf(pane.target)));
   const busy = panes.some((pane) => pane.thread.running || pane.pending);
   composer.set(busy, whys.every((why) => why.length) ? whys[0] : []);
 }
 
 // The address holds what is compared and where, so that a reload goes on in mid-answer.
 function remember() {
-  const services = panes.map((pane) => pane.serviceId || "").join(",");
+  const targets = panes.map((pane) => pane.target || "").join(",");
   const ids = panes.map((pane) => pane.thread.id || "").join(",");
-  history.replaceState(null, "", `${data.compare_url}?services=${services}&conversations=${ids}`);
+  history.replaceState(null, "", `${data.compare_url}?targets=${targets}&conversations=${ids}`);
 }
 
 document.querySelector(".compare-tabs").addEventListener("keydown", (event) => {
@@ -167,19 +167,19 @@ function maximise(chosen) {
 }
 
 async function begin() {
-  const wanted = numbers("services");
-  const ready = data.services.map((service) => service.id);
+  const wanted = listed("targets");
+  const ready = data.services.map((service) => service.target);
   const made = Array.from({ length: data.panes }, (_, at) => {
-    const free = ready.find((id) => !wanted.includes(id) || wanted.indexOf(id) === at);
-    const id = serviceOf(wanted[at])?.id || ready[at] || free || firstService()?.id || null;
-    return new Pane(at, id);
+    const free = ready.find((target) => !wanted.includes(target) || wanted.indexOf(target) === at);
+    const target = serviceOf(wanted[at])?.target || ready[at] || free || firstService()?.target || null;
+    return new Pane(at, target);
   });
   panes = made;
-  await Promise.all(numbers("conversations").slice(0, data.panes).map(async (id, at) => {
+  await Promise.all(listed("conversations").map(Number).slice(0, data.panes).map(async (id, at) => {
     if (!id) return;
     try {
       const told = await api("GET", `${data.api_url}/${id}/turns`);
-      panes[at].serviceId = told.conversation.service_id;
+      panes[at].target = told.conversation.target;
       panes[at].thread.show(told.conversation, told.turns, told.more);
     } catch (error) {
       panes[at].problem(error.message);

@@ -13,6 +13,7 @@ from django.test import AsyncClient, Client
 from django.test.utils import CaptureQueriesContext
 
 from deployments.models import Service
+from infini import keys
 from infini.csv_export import BOM, cell
 from infini.fields import EncryptedTextField
 from infini.models import User
@@ -22,7 +23,7 @@ from tests.admin.conftest import run_instances
 pytestmark = pytest.mark.django_db
 LISTS = [
     *("inventory/server", "inventory/device", "inventory/card", "deployments/service", "deployments/operation"),
-    *("infini/event", "infini/alert"),
+    *("infini/event", "infini/alert", "infini/apikey"),
 ]
 
 
@@ -90,9 +91,19 @@ def test_queries_do_not_grow(
 def test_it_takes_the_right_to_see_the_list(as_user: Callable, db: None) -> None:
     nobody = as_user(User.objects.create_user("nobody", password="x", is_staff=True))
     for name in LISTS:
-        assert nobody.get(f"/admin/{name}/csv/").status_code == 403, name
+        own = name == "infini/apikey"  # a list of what is one's own
+        assert nobody.get(f"/admin/{name}/csv/").status_code == (200 if own else 403), name
         assert Client().get(f"/admin/{name}/csv/").status_code == 302
-    assert nobody.get("/admin/infini/apikey/csv/").status_code in (302, 404)
+
+
+def test_keys_are_one_s_own_and_without_their_text(viewing: Client, viewer: User, administrator: User) -> None:
+    keys.create_key(user=administrator, name="theirs", by=None)
+    scopes, limits = {"use": "models", "models": ["b", "a"]}, {"concurrency": 3, "tokens_per_month": 50}
+    key, text = keys.create_key(user=viewer, name="mine", by=None, scopes=scopes, limits=limits)
+    [row] = read(viewing, "/admin/infini/apikey/csv/")
+    assert (row["name"], row["prefix"], row["user"], row["state"]) == ("mine", key.prefix, "viewer", "usable")
+    assert (row["use"], row["models"], row["concurrency"], row["requests_per_minute"]) == ("models", "a, b", "3", "")
+    assert row["month_tokens"] == "0" and not {text, key.digest} & set(row.values())
 
 
 def test_secrets_are_in_no_file(admin: Client, make_server: Callable[..., Server], make_service: Callable) -> None:

@@ -250,8 +250,11 @@ def test_a_million_requests_listed(site: Site, table: Table) -> None:
     assert statistics.median(taken) < 200
 
 
-def test_against_peers(tmp_path: Path) -> None:
-    """The peers' own benchmark, with the gateway among its targets; needs ``BENCH_PEERS``"""
+PEERS = ("direct", "nginx", "vllm-router", "litellm", "gpustack")
+
+
+def test_against_peers(tmp_path: Path, table: Table) -> None:
+    """Beside the peers in their own benchmark, with the gateway among its targets; needs ``BENCH_PEERS``"""
     home = os.environ.get("BENCH_PEERS")
     run = Path(os.environ.get("BENCH_RUN") or f"{tempfile.gettempdir()}/bench-run")
     if not home or not (run / "gateways.json").exists():
@@ -265,10 +268,50 @@ def test_against_peers(tmp_path: Path) -> None:
         site.person("viewer")
         site.service([int(re.findall(r":(\d+)", told["upstream"])[0])], "/v1", "bench", name="bench")
         key = site.do("key", owner="viewer", limits=UNLIMITED)
-        target = f"infini={gateway.url}/v1,key={key},model=bench,pid={gateway.process.pid}"
-        python = Path(os.environ.get("BENCH_VENVS") or f"{tempfile.gettempdir()}/bench-venvs") / "tools/bin/python"
-        argv = [str(python), "gateway_bench.py", "--targets", str(run / "gateways.json"), "--target", target]
-        subprocess.run([*argv, "--rounds", str(ROUNDS), "--seconds", str(SECONDS)], cwd=home, check=True, timeout=900)
+        found = bench_of_peers(home, run, f"{gateway.url}/v1,key={key},model=bench,pid={gateway.process.pid}")
     finally:
         gateway.end()
         site.end()
+    for scenario, figures in found.items():
+        for name in figures:
+            wrong = sum(sum(one["errors"].values()) for one in figures[name])
+            cells = [_cell(figures[name], key) for key in COLUMNS["stream" if "plain" not in scenario else "plain"]]
+            table.add(f"{scenario}, {name}", "  ".join(cells), "", f"{wrong} wrong" if wrong else "")
+        assert not any(one["errors"] for one in figures["infini"]), scenario
+    rates = {name: _median(rounds, "rps") for name, rounds in found["plain c=32"].items()}
+    for peer, times in (("gpustack", 5), ("litellm", 10)):
+        if peer in rates:
+            ours = rates["infini"] / rates[peer]
+            table.add(f"requests/s at 32 connections, times {peer}'s", f"{ours:.1f}", "", f"{times}")
+            assert ours >= times, rates
+
+
+COLUMNS = {
+    "plain": {"rps": "{:,.0f}/s", "p50": "p50 {:.2f} ms", "p99": "p99 {:.1f} ms", "cpu": "CPU {:.3f} ms"},
+    "stream": {"chunk_rate": "{:,.0f} chunks/s", "ttfc50": "first {:.1f} ms", "ttfc95": "P95 {:.1f} ms"},
+}
+
+
+def bench_of_peers(home: str, run: Path, target: str) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Figures by scenario, by target, one of each round; the peers' directory is left as it is."""
+    python = Path(os.environ.get("BENCH_VENVS") or f"{tempfile.gettempdir()}/bench-venvs") / "tools/bin/python"
+    argv = [str(python), "gateway_bench.py", "--targets", str(run / "gateways.json"), "--target", f"infini={target}"]
+    argv += ["--only", ",".join([*PEERS, "infini"]), "--rounds", str(ROUNDS), "--seconds", str(SECONDS)]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "BENCH_RUN": str(run)}
+    subprocess.run(argv, cwd=home, env=environment, check=True, timeout=900)
+    newest = max((run / "results").glob("gateway-*.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(newest.read_text())["results"]
+
+
+def _cell(rounds: list[dict[str, Any]], name: str) -> str:
+    kind = next(columns for columns in COLUMNS.values() if name in columns)
+    value = _median(rounds, name)
+    return kind[name].format(value) if value is not None else "–"
+
+
+def _median(rounds: list[dict[str, Any]], name: str) -> Any:
+    if name == "cpu":
+        rounds = [one.get("cpu_ms", {}) for one in rounds]
+        name = "gateway"
+    values = [one[name] for one in rounds if one.get(name) is not None]
+    return statistics.median(values) if values else None

@@ -11,7 +11,7 @@ django.setup()
 
 from django.conf import settings  # noqa: E402
 from django.contrib.auth.models import Group  # noqa: E402
-from django.db.models import Sum  # noqa: E402
+from django.db.models import F, Sum  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
@@ -70,6 +70,10 @@ def traffic(service_id: int, **values: Any) -> None:
 
 def endpoint(name: str, base_url: str, key: str, served_model: str) -> int:
     return Endpoint.objects.create(name=name, base_url=base_url, key=key, served_model=served_model).pk
+
+
+def switch_off(endpoint_id: int) -> None:
+    Endpoint.objects.filter(pk=endpoint_id).update(enabled=False, version=F("version") + 1)
 
 
 def used(service_id: int = 0, endpoint_id: int = 0) -> list[dict[str, Any]]:

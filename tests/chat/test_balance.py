@@ -1,7 +1,7 @@
 """Which instance is asked, which is left out, and how it comes back."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import aiohttp
 import pytest
@@ -17,8 +17,20 @@ from tests.chat.upstream_script import ScriptedUpstream
 UPSTREAMS = [Upstream(f"i{n}", f"http://127.0.0.1:{n}/v1", "s") for n in (1, 2, 3)]
 
 
+@contextlib.contextmanager
+def held(balance: Balance, upstream: Upstream) -> Iterator[None]:
+    """A request at an instance for as long as the block runs."""
+    standing = balance.begin(upstream)
+    try:
+        yield
+    except BaseException as error:
+        standing.end(error)
+        raise
+    standing.end()
+
+
 def fail(balance: Balance, upstream: Upstream) -> None:
-    with contextlib.suppress(Refusal), balance.held(upstream):
+    with contextlib.suppress(Refusal), held(balance, upstream):
         raise Refusal(502, "no", "upstream_unreachable", elsewhere=True)
 
 
@@ -28,7 +40,7 @@ def test_the_fewest_in_flight_then_in_turn() -> None:
         for expected in ("i1", "i2", "i3", "i1"):
             chosen = balance.choose(UPSTREAMS)
             assert chosen.key == expected
-            stack.enter_context(balance.held(chosen))
+            stack.enter_context(held(balance, chosen))
     assert balance.in_flight(UPSTREAMS) == 0
 
 
@@ -40,10 +52,10 @@ def test_a_breaker_opens_tries_once_and_closes(monkeypatch: pytest.MonkeyPatch) 
         fail(balance, bad)
     assert balance.choose([bad, good]) == good and balance.choose([bad]) == bad, "alone it is asked all the same"
     now += 2.1
-    with balance.held(good):
+    with held(balance, good):
         pass
     assert balance.choose([bad, good]) == bad, "its turn to be tried"
-    with balance.held(bad):
+    with held(balance, bad):
         assert balance.choose([bad, good]) == good, "with one request only"
     assert not balance.standing(bad).left_out(now) and balance.standing(bad).failures == 0
     for _ in range(FAILURES_TO_OPEN + 1):
@@ -55,7 +67,7 @@ def test_a_breaker_opens_tries_once_and_closes(monkeypatch: pytest.MonkeyPatch) 
 def test_an_engine_that_answers_with_an_error_lives() -> None:
     balance, bad = Balance(), UPSTREAMS[0]
     for _ in range(10):
-        with contextlib.suppress(Refusal), balance.held(bad):
+        with contextlib.suppress(Refusal), held(balance, bad):
             raise Refusal(400, "too long", "upstream_error", body=b"{}")
     assert balance.standing(bad).failures == 0
 
@@ -68,7 +80,7 @@ def test_a_prefix_stays_where_it_was_unless_that_is_busy() -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(4):
             assert balance.choose(UPSTREAMS, b"one") == home
-            stack.enter_context(balance.held(home))
+            stack.enter_context(held(balance, home))
         assert balance.choose(UPSTREAMS, b"one") != home
     fewer = [upstream for upstream in UPSTREAMS if upstream != home]
     moved = [n for n in range(50) if balance.choose(UPSTREAMS, b"p%d" % n) in fewer]

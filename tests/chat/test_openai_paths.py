@@ -169,3 +169,23 @@ async def test_announced_too_large_is_refused_before_it_is_sent(gateway: Gateway
     writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
     assert b" 413 " in await asyncio.wait_for(reader.readline(), 5)
     writer.close()
+
+
+async def test_refusals_come_in_the_callers_language_with_the_same_code(base: str, site: Site) -> None:
+    body: dict[str, Any] = {"model": "none-of-that", **ASK}
+
+    async def refused(language: str = "") -> dict[str, str]:
+        headers = site.bearer() | ({"Accept-Language": language} if language else {})
+        async with (
+            aiohttp.ClientSession(headers=headers) as http,
+            http.post(f"{base}/v1/chat/completions", json=body) as response,
+        ):
+            return (await response.json())["error"]
+
+    plain, chinese = await refused(), await refused("zh-CN,zh;q=0.9")
+    assert plain["message"] == "There is no model 'none-of-that'. GET /v1/models lists them."
+    assert plain["code"] == chinese["code"] == "model_not_found"
+    assert chinese["message"] == "没有模型 'none-of-that'；可用 GET /v1/models 查看。"
+    body["messages"] = []
+    assert (await refused("zh-CN"))["message"] == "messages 必须是列表，且至少有一条消息。"
+    assert (await refused("*"))["message"] == "messages must be a list with at least one message."

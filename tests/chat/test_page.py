@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, 
 
 from tests.chat.conftest import Case
 from tests.chat.site import Site
-from tests.chat.upstream_script import WORDS
+from tests.chat.upstream_script import WORDS, ScriptedUpstream
 
 CHROMIUM = Path("/usr/bin/chromium")
 MISSING = not CHROMIUM.exists()
@@ -278,11 +278,18 @@ def test_drawers_on_a_phone(case: Callable[..., Case], open_chat) -> None:
     expect(page.get_by_label("Search conversations")).to_be_hidden()
 
 
-def test_compare_one_fails_and_the_other_goes_on(case: Callable[..., Case], open_page) -> None:
-    good, cut = case("markdown", name="left"), case("cut", name="right")
-    page = open_page(f"/admin/chat/conversation/compare/?services={good.service_id},{cut.service_id}")
+def test_compare_one_fails_and_the_other_goes_on(
+    site: Site, upstream: ScriptedUpstream, case: Callable[..., Case], open_page
+) -> None:
+    """The one that goes on runs elsewhere."""
+    cut = case("cut", name="right")
+    base_url = f"http://127.0.0.1:{upstream.port}/markdown/{cut.model}/v1"
+    endpoint = site.do("endpoint", name="left", base_url=base_url, key="", served_model="gpt-x")
+    page = open_page(f"/admin/chat/conversation/compare/?targets=endpoint-{endpoint},service-{cut.service_id}")
     ask(page, "Which is better?")
     left, right = page.locator("#compare-pane-0"), page.locator("#compare-pane-1")
+    expect(left.locator("select option:checked")).to_have_text("left · gpt-x · External")
+    expect(left.locator(".compare-chip")).to_have_text(re.compile("External"))
     expect(right.locator(".turn[data-state=failed] .turn-end")).to_contain_text("broke off in the middle")
     expect(left.locator(".turn[data-role=assistant]")).to_have_attribute("data-state", "complete")
     expect(left.locator("[data-figure=first]")).to_contain_text("ms")
@@ -303,6 +310,10 @@ def test_compare_one_fails_and_the_other_goes_on(case: Callable[..., Case], open
     expect(left).to_be_hidden()
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     photograph(page, "compare-390")
+    page.goto(f"{site.url}/admin/chat/endpoint/{endpoint}/chat/")
+    expect(answers(page).locator("pre code")).to_contain_text("ss -ltnp")
+    expect(page.locator("#chat-chip")).to_have_text(re.compile("External"))
+    photograph(page, "external-390")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
