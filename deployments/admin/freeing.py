@@ -29,7 +29,7 @@ def _free(admin_site: Any, request: HttpRequest, pk: int) -> HttpResponse:
     if not request.user.has_perm(DEPLOY_PERMISSION):
         raise PermissionDenied
     instance = get_object_or_404(Instance.objects.select_related("placement__service", "placement__server"), pk=pk)
-    back = reverse("admin:inventory_server_page", args=[instance.placement.server_id])
+    back = f"{reverse('admin:inventory_server_page', args=[instance.placement.server_id])}?tab=instances"
     refused, by = "", request.user
     if request.method == "POST":
         try:

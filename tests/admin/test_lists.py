@@ -69,6 +69,12 @@ def test_queries_do_not_grow(
     assert count_queries(admin, page) <= before
 
 
+TABS = {
+    "server": ["overview", "history", "instances", "files", "events"],
+    "service": ["instances", "logs", "revisions", "events", "usage"],
+}
+
+
 @pytest.mark.parametrize("kind", ["server", "service"])
 def test_pages_of_one_object_do_not_grow(
     kind: str, admin: Client, make_server: Callable[..., Server], make_service: Callable[..., Service]
@@ -76,18 +82,19 @@ def test_pages_of_one_object_do_not_grow(
     servers = [make_server("one")]
     service = make_service("svc", *servers)
     run_instances(service)
-    page = (
-        f"/admin/inventory/server/{servers[0].pk}/" if kind == "server" else f"/admin/deployments/service/{service.pk}/"
-    )
-    admin.get(page)
-    before = count_queries(admin, page)
+
+    def counts(pk: int) -> list[int]:
+        app = "inventory" if kind == "server" else "deployments"
+        return [count_queries(admin, f"/admin/{app}/{kind}/{pk}/?tab={tab}") for tab in TABS[kind]]
+
+    counts(pk := servers[0].pk if kind == "server" else service.pk)
+    before = counts(pk)
     for i in range(5):
         run_instances(make_service(f"other{i}", *servers))
     wide = make_service("wide", *servers, *(make_server(f"more{i}") for i in range(5)))
     run_instances(wide)
-    if kind == "service":
-        page = f"/admin/deployments/service/{wide.pk}/"
-    assert count_queries(admin, page) <= before
+    after = counts(pk if kind == "server" else wide.pk)
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_server_list_tells_each_state_in_words(admin: Client, make_server: Callable[..., Server]) -> None:
