@@ -173,6 +173,7 @@ class UsageHistorySerializer(serializers.Serializer):
 
 class UsageSpanSerializer(serializers.Serializer):
     to = serializers.DateTimeField(required=False)
+    service = serializers.IntegerField(min_value=1, max_value=2**53, required=False)
 
     def get_fields(self) -> dict[str, Any]:
         return {"from": serializers.DateTimeField(required=False), **super().get_fields()}
@@ -190,7 +191,9 @@ class UsageHistoryView(APIView):
         span.is_valid(raise_exception=True)
         asked = span.validated_data
         user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
-        found = usage_history(asked.get("from"), asked.get("to"), user_id=user_id, viewer=request.user)
+        found = usage_history(
+            asked.get("from"), asked.get("to"), user_id=user_id, service_id=asked.get("service"), viewer=request.user
+        )
         return Response(UsageHistorySerializer(found).data)
 
 

@@ -1,13 +1,26 @@
-"""What the gateway adds to pages of other apps: a service's traffic and usage, and what keys took this month."""
+"""What the gateway adds to pages of other apps: a service's usage and its rate, and what keys took this month."""
 
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Exists, IntegerField, OuterRef, Q, QuerySet, Subquery, Sum
+from django.db.models import (
+    Case,
+    Exists,
+    FloatField,
+    IntegerField,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+    Sum,
+    Value,
+    When,
+)
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -15,21 +28,21 @@ from django.utils.translation import gettext_lazy as _
 from chat import usage
 from chat.gateway_api import SEE_ALL
 from chat.models import Endpoint, TrafficRule, UsageDay
+from chat.overview import short_number, usage_card
+from chat.usage_history import service_rates
 from deployments.models import Service
 from infini.admin_base import display
 from infini.csv_export import attributes
 from infini.display import ABSENT, Bar, link, number
-from infini.extras import Column, Part
+from infini.extras import Column
 from infini.visibility import visible
 
 DAYS = 7
 ROWS = 8
 
 
-def service_part(request: HttpRequest, service: Any) -> Part | None:
+def service_usage(request: HttpRequest, service: Any) -> dict[str, Any]:
     """Who used a service in the last days, and by which rule requests are let through."""
-    if not request.user.has_perm("chat.view_trafficrule"):
-        return None
     rule = TrafficRule.objects.filter(service=service.pk).first()
     url = ""
     if request.user.has_perm("chat.change_trafficrule"):
@@ -44,7 +57,28 @@ def service_part(request: HttpRequest, service: Any) -> Part | None:
         "key", first=today - timedelta(days=DAYS - 1), last=today, user_id=user_id, service_id=service.pk
     )
     known = {"rule": rule, "rule_url": url, "used": rows[:ROWS], "days": DAYS, "model": service.served_model or service}
-    return "partials/service_usage.html", {"rows": known}
+    return {"rows": known, "usage_chart": usage_card(user_id is not None, service_id=service.pk)}
+
+
+def with_rate(services: QuerySet, user: Any) -> QuerySet:
+    """Adds ``requests_a_minute``, counted once for all: a look at the last minutes' requests for each row is slow."""
+    asked = [When(pk=pk, then=Value(rate)) for pk, rate in service_rates().items()]
+    return services.annotate(requests_a_minute=Case(*asked, default=Value(0.0), output_field=FloatField()))
+
+
+@display(description=_("Requests/min"), ordering="requests_a_minute")
+def rate_shown(service: Any) -> SafeString:
+    url = f"{reverse('admin:deployments_service_page', args=[service.pk])}?tab=usage"
+    title = gettext("gateway, mean of 5 min")
+    return format_html(
+        '<span class="num"><a class="link" href="{}" title="{}">{}</a></span>',
+        url,
+        title,
+        short_number(service.requests_a_minute),
+    )
+
+
+RATE = Column(with_rate, rate_shown, attributes("requests_a_minute"), before="changed")
 
 
 def with_month(rows: QuerySet, user: Any) -> QuerySet:

@@ -19,23 +19,24 @@ def overview(request: HttpRequest) -> Section:
     rate = rate_now(user_id=request.user.pk if own else None, viewer=request.user)
     tile = Tile(
         _("Your requests a minute") if own else _("Requests a minute"),
-        _short(rate.requests),
+        short_number(rate.requests),
         reverse("usage_page"),
         "bar_chart",
-        _("%(n)s tokens a minute, mean of 5 min") % {"n": _short(rate.tokens)},
+        _("%(n)s tokens a minute, mean of 5 min") % {"n": short_number(rate.tokens)},
         BUSY if rate.requests else QUIET,
         source=_("gateway, last request") if rate.last_at else _("gateway, no request yet"),
         at=rate.last_at,
     )
-    return Section(tiles=[tile], charts=[_chart(own)])
+    return Section(tiles=[tile], charts=[usage_card(own)])
 
 
-def _chart(own: bool) -> HistoryCard:
+def usage_card(own: bool, *, service_id: int | None = None) -> HistoryCard:
+    """Requests and tokens over time: of one service, or of all."""
     names = {"requests": _("Requests"), "prompt_tokens": _("Prompt"), "completion_tokens": _("Completion")}
     return HistoryCard(
         "usage-history",
         _("Your requests and tokens") if own else _("Requests and tokens"),
-        reverse("usage-history"),
+        reverse("usage-history") + (f"?service={service_id}" if service_id else ""),
         [
             Chart(_("Requests a minute"), "requests", "per_minute"),
             Chart(_("Tokens a minute"), "prompt_tokens completion_tokens", "per_minute"),
@@ -48,7 +49,7 @@ def _chart(own: bool) -> HistoryCard:
     )
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
     """12.3k; one decimal below ten."""
     if value >= 1_000_000:
         return f"{value / 1_000_000:.1f}M"

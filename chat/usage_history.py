@@ -43,17 +43,23 @@ class Rate:
     last_at: datetime | None
 
 
-def _of(user_id: int | None, viewer: Any) -> Any:
+def _of(user_id: int | None, viewer: Any, service_id: int | None = None) -> Any:
+    narrowed = {"user_id": user_id, "service_id": service_id}
     rows = visible(Usage.objects.order_by(), viewer)
-    return rows if user_id is None else rows.filter(user_id=user_id)
+    return rows.filter(**{name: pk for name, pk in narrowed.items() if pk is not None})
 
 
 def usage_history(
-    begin: datetime | None = None, end: datetime | None = None, *, user_id: int | None = None, viewer: Any = None
+    begin: datetime | None = None,
+    end: datetime | None = None,
+    *,
+    user_id: int | None = None,
+    service_id: int | None = None,
+    viewer: Any = None,
 ) -> UsageHistory:
-    """One query; of one person, or of all that ``viewer`` may see. Raises Invalid for a bad span."""
+    """One query; of one person and one service, or of all that ``viewer`` may see. Raises Invalid for a bad span."""
     frame = frame_of(begin, end, longest=timedelta(days=settings.SAMPLES_KEEP_DAYS))
-    rows = _of(user_id, viewer).filter(at__gte=frame.begin, at__lt=frame.end)
+    rows = _of(user_id, viewer, service_id).filter(at__gte=frame.begin, at__lt=frame.end)
     rows = rows.annotate(place=Place(F("at"), frame)).values("place")
     sums = rows.annotate(
         requests=Count("pk"), prompt=Sum("prompt_tokens"), completion=Sum("completion_tokens")
@@ -74,3 +80,10 @@ def rate_now(*, user_id: int | None = None, viewer: Any = None) -> Rate:
     minutes = NOW.total_seconds() / 60
     last = sums["last"] or _of(user_id, viewer).order_by("-pk").values_list("at", flat=True).first()
     return Rate(sums["n"] / minutes, (sums["tokens"] or 0) / minutes, last)
+
+
+def service_rates() -> dict[int, float]:
+    """Requests a minute of each service that was asked in the last ``NOW``, by its id. One query."""
+    recent = Usage.objects.order_by().filter(at__gte=timezone.now() - NOW, service_id__gt=0)
+    minutes = NOW.total_seconds() / 60
+    return {pk: n / minutes for pk, n in recent.values_list("service_id").annotate(n=Count("pk"))}

@@ -1,9 +1,10 @@
 """The services' part of the overview: what is wrong first."""
 
 from collections import Counter
+from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Max, Prefetch, Q
+from django.db.models import Count, Max, Min, Prefetch, Q
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -12,8 +13,17 @@ from django.utils.translation import gettext as _
 from deployments.models import Instance, Operation, Placement, Service
 from deployments.overview_devices import fleet_devices
 from deployments.phases import OPEN_STATES, Phase, Wanted
-from deployments.reconcile import braked
-from deployments.shown import WRONG, Standing, count_standings, rank_of, service_chip, with_standing
+from deployments.reconcile import braked, fallen_silent
+from deployments.shown import (
+    WRONG,
+    Standing,
+    count_standings,
+    failing,
+    rank_of,
+    service_chip,
+    with_silent_server,
+    with_standing,
+)
 from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
 from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
@@ -42,9 +52,7 @@ def badges(user: Any) -> dict[str, Badge]:
     """Services with an instance that failed or is not heard from, and work under way."""
     if not user.has_perm("deployments.view_service"):
         return {}
-    wrong = visible(Instance.objects.order_by(), user).filter(
-        wanted=Wanted.RUNNING, phase__in=[Phase.FAILED, Phase.LOST]
-    )
+    wrong = failing(visible(Instance.objects.order_by(), user))
     return {
         "deployments.service": Badge(wrong.values("placement__service").distinct().count(), DANGER),
         "deployments.operation": Badge(visible(Operation.objects.filter(state__in=OPEN_STATES), user).count(), INFO),
@@ -58,7 +66,8 @@ def _brake() -> list[Problem]:
         return []
     chip = Chip(_("Paused"), WARN, "pause_circle", _("Goes on by itself when the servers answer again"))
     silent = f"{reverse('admin:inventory_server_changelist')}?status=offline"
-    return [Problem(_("Automatic action"), chip, reason, silent, severity=9)]
+    since = fallen_silent().aggregate(at=Min("agent_seen_at"))["at"]
+    return [Problem(_("Automatic action"), chip, reason, silent, severity=9, since=since)]
 
 
 def _tiles(by_standing: Counter[Standing], user: Any) -> list[Tile]:
@@ -106,15 +115,29 @@ def _instances_tile(url: str, user: Any) -> Tile:
 def _problems(ranked: Any) -> list[Problem]:
     wrong = ranked.filter(rank__in=[rank_of(standing) for standing in WRONG]).order_by("rank", "name")
     ids = list(wrong.values_list("pk", flat=True)[:SHOWN])
-    placements = Placement.objects.select_related("server").only("service", "server__name")
+    placements = Placement.objects.select_related("server").only("service", "server__name", "server__agent_seen_at")
     with_instances = Prefetch("placements", queryset=placements.prefetch_related("instances"))
-    rows = with_standing(Service.objects.with_status()).filter(pk__in=ids).prefetch_related(with_instances)
+    described = with_silent_server(with_standing(Service.objects.with_status()))
+    rows = described.filter(pk__in=ids).prefetch_related(with_instances)
     return [_problem(service) for service in rows]
 
 
 def _problem(service: Any) -> Problem:
     url = reverse("admin:deployments_service_page", args=[service.pk])
-    return Problem(service.name, service_chip(service), reason_of(service), url, 4 - service.rank)
+    return Problem(
+        service.name, service_chip(service), reason_of(service), url, 4 - service.rank, since=wrong_since(service)
+    )
+
+
+def wrong_since(service: Any) -> datetime | None:
+    """When the first of its instances came to stand as it should not; of a silent server, when it last spoke."""
+    moments = [
+        placement.server.agent_seen_at if instance.phase == Phase.LOST else instance.observed_at
+        for placement in service.placements.all()
+        for instance in placement.instances.all()
+        if not (instance.wanted == Wanted.RUNNING and instance.ready)
+    ]
+    return min((at for at in moments if at), default=None)
 
 
 def reason_of(service: Any) -> str:

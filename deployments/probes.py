@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 STARTUP_MAX_SECONDS = 7 * 86400
+STARTUP_SECONDS = 1800  # an agent's own, where a revision names none
 _Check = tuple[Callable[[Any], bool], Any]  # what holds, and what is said when it does not
 
 

@@ -20,7 +20,7 @@ from deployments.operations import begin, open_operation
 from deployments.phases import ALIVE, ENDED, OPEN_STATES, OperationKind, OperationState, Phase, Wanted
 from infini.errors import Conflict
 from inventory.models import Server
-from inventory.querysets import agent_silence_limit
+from inventory.querysets import ServerQuerySet, agent_silence_limit
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +48,8 @@ def braked() -> str:
 
     When a good part of the fleet falls silent together, the fault is likelier ours or the network's than theirs.
     """
-    now = timezone.now()
     total = Server.objects.with_agent().count()
-    silent = Server.objects.with_agent().filter(
-        maintenance=False, agent_seen_at__lt=now - agent_silence_limit(), agent_seen_at__gt=now - BRAKE_WINDOW
-    )
-    vanished = silent.count()
+    vanished = fallen_silent().count()
     if vanished < max(BRAKE_LEAST, settings.BRAKE_SHARE * total):
         return ""
     return _(
@@ -62,6 +58,14 @@ def braked() -> str:
         "vanished": vanished,
         "total": total,
     }
+
+
+def fallen_silent() -> ServerQuerySet:
+    """Servers that were heard from minutes ago, and are not now."""
+    now = timezone.now()
+    return Server.objects.with_agent().filter(
+        maintenance=False, agent_seen_at__lt=now - agent_silence_limit(), agent_seen_at__gt=now - BRAKE_WINDOW
+    )
 
 
 def _differing(server_ids: Iterable[int]) -> QuerySet[Instance]:

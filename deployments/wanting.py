@@ -57,8 +57,13 @@ def new_instance(service: Service, placement_id: int, revision: Revision, ordina
 
 def new_key(name: str) -> str:
     """A key people recognise and no two sites share: agents know instances by it alone."""
+    return f"{key_prefix(name)}{secrets.token_hex(4)}"
+
+
+def key_prefix(name: str) -> str:
+    """What the keys of a service of this name begin with."""
     readable = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "service"
-    return f"{readable}-{secrets.token_hex(4)}"
+    return f"{readable}-"
 
 
 def next_ordinal(placement: Placement | int) -> int:

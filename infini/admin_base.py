@@ -40,7 +40,7 @@ from unfold.widgets import (
     UnfoldAdminTextInputWidget,
 )
 
-from infini import extras, records, visibility
+from infini import extras, records, tabs, visibility
 from infini.admin_csv import CsvAdmin
 from infini.admin_forms import BaseForm
 from infini.admin_verbs import Verb, VerbsAdmin, ask_first, do, list_url, names_of
@@ -48,6 +48,7 @@ from infini.confirmation import typed_name
 from infini.display import ABSENT
 from infini.errors import InfiniError, StaleVersion
 from infini.fields import EncryptedTextField
+from infini.tabs import Tab
 
 __all__ = [
     "AdminPasswordChangeForm",
@@ -225,9 +226,12 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return PageChangeList
 
+    def described(self, request: HttpRequest) -> QuerySet:
+        """Without what other apps show in the list alone."""
+        return self.annotated(request, visibility.visible(self.model._default_manager.get_queryset(), request.user))
+
     def get_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = visibility.visible(self.model._default_manager.get_queryset(), request.user)
-        rows = self.annotated(request, rows)
+        rows = self.described(request)
         for column in extras.columns(self.opts.label_lower):
             rows = column.annotate(rows, request.user)
         ordering = self.get_ordering(request)
@@ -238,7 +242,7 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
         return rows
 
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
-        return (*super().get_list_display(request), *(c.show for c in extras.columns(self.opts.label_lower)))
+        return extras.with_columns(self.opts.label_lower, super().get_list_display(request))
 
     def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
         return (*super().get_list_filter(request), *extras.filters(self.opts.label_lower))
@@ -261,6 +265,7 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
             word=typed_name,
             danger=True,
             away=True,
+            in_menu=True,
         )
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
@@ -294,7 +299,9 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
 
 
 class PagedAdmin(BaseAdmin):
-    """With an object's page at ``<id>/``; Django's form is at ``<id>/change/``."""
+    """With an object's page at ``<id>/``, in tabs where it has ``page_tabs``; Django's form is at ``<id>/change/``."""
+
+    page_tabs: Sequence[Tab] = ()
 
     def get_urls(self) -> list[URLPattern]:
         page = self.admin_site.admin_view(self.page_view)
@@ -310,25 +317,32 @@ class PagedAdmin(BaseAdmin):
             raise Http404
         if not self.has_view_permission(request, row):
             raise PermissionDenied
+        buttons = self.buttons(request, row)
+        page_tabs = tabs.tabs_of(self.opts.label_lower, self.page_tabs)
+        open_tab = tabs.opened(page_tabs, request) if page_tabs else None
         context = {
             **self.admin_site.each_context(request),
             "title": str(row),
             "opts": self.opts,
             "original": row,
             "row": row,
-            "buttons": self.buttons(request, row),
+            "buttons": buttons,
+            "has_menu": any(button["verb"].in_menu for button in buttons),
             "edit_url": self._edit_url(request, row),
-            "parts": extras.parts(self.opts.label_lower, request, row),
+            "tab_links": tabs.links(page_tabs, request, row) if page_tabs else [],
+            "open_tab": open_tab,
             "live_seconds": 5,
             "frame": "pages/live.html" if request.headers.get("X-Live") else "admin/base_site.html",
             **self.page_context(request, row),
+            **(open_tab.make(request, row) if open_tab else {}),
         }
         return TemplateResponse(request, self.page_template or "pages/object.html", context)
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        return self.get_queryset(request)
+        return self.described(request)
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """What its head shows, whatever tab is open."""
         return {}
 
     def _edit_url(self, request: HttpRequest, row: Model) -> str | None:
@@ -348,7 +362,7 @@ class RecordAdmin(BaseAdmin):
     form = BaseForm
 
     def all_verbs(self) -> Sequence[Verb]:
-        return [*self.verbs, self.remove_verb]
+        return [*super().all_verbs(), self.remove_verb]
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, change=change, **kwargs)

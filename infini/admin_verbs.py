@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllow
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
+from infini import extras, tabs
 from infini.confirmation import FORCE, NAMES_SHOWN, Question, Word, ask, asks_only, is_confirmed
 from infini.errors import InfiniError
 from infini.said import said
@@ -46,6 +47,8 @@ class Verb:
     refused: Callable[[Any], str] = lambda row: ""
     leads_to: Callable[[Sequence[Model]], str] | None = None
     away: bool = False  # the row may be gone afterwards: back to the list
+    in_menu: bool = False  # on a row's page it stands behind "More"
+    offered: Callable[[Any], bool] = lambda row: True  # False: no button on that row's page, since it says nothing
 
     def allowed(self, user: Any) -> bool:
         return self.permission is None or user.has_perm(self.permission)
@@ -89,7 +92,8 @@ class VerbsAdmin:
         return [verb for verb in self.all_verbs() if verb.allowed(request.user)]
 
     def all_verbs(self) -> Sequence[Verb]:
-        return self.verbs
+        """Its own, and those that other apps have for its rows."""
+        return [*self.verbs, *extras.verbs(self.opts.label_lower)]
 
     # On the list
 
@@ -120,7 +124,7 @@ class VerbsAdmin:
             return HttpResponseNotAllowed(["POST"])
         if verb.leads_to:
             return HttpResponse(status=204) if asks_only(request) else HttpResponseRedirect(verb.leads_to([row]))
-        page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[pk])
+        page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[pk]) + tabs.kept(request)
         unanswered = ask_first(self, request, verb, [row], back=page)
         if unanswered:
             return unanswered
@@ -132,8 +136,13 @@ class VerbsAdmin:
         """What a page shows of each verb its viewer may use."""
         name = f"admin:{self.opts.app_label}_{self.opts.model_name}_do"
         return [
-            {"verb": verb, "url": reverse(name, args=[row.pk, verb.name]), "refused": verb.refused(row)}
+            {
+                "verb": verb,
+                "url": reverse(name, args=[row.pk, verb.name]) + tabs.kept(request),
+                "refused": verb.refused(row),
+            }
             for verb in self.verbs_for(request)
+            if verb.offered(row)
         ]
 
 

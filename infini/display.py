@@ -41,7 +41,10 @@ class Chip:
 
 @dataclass(frozen=True)
 class Bar:
-    """A share of 100 with its number; orange and red from the limits on. ``percent`` None is a dash with the reason."""
+    """A share of 100 with its number; orange and red from the limits on. ``percent`` None is a dash with the reason.
+
+    ``stale`` is hatched and dated: it was so at ``as_of``, and may not be so now.
+    """
 
     label: str
     percent: float | None
@@ -49,6 +52,7 @@ class Bar:
     limits: tuple[float, float] = (90, 98)
     stale: bool = False
     reason: str = ""
+    as_of: datetime | None = None
 
     @property
     def role(self) -> str:
@@ -59,17 +63,52 @@ class Bar:
     def __str__(self) -> SafeString:
         if self.percent is None:
             return format_html('<span class="absent" title="{}">{}</span>', said(self.reason), ABSENT)
+        since = f"{self.label}, {as_of_text(self.as_of)}" if self.stale and self.as_of else ""
         return format_html(
-            '<span class="bar bar-{}{}"><progress max="100" value="{}" aria-label="{}"></progress>'
+            '<span class="bar bar-{}{}"{}><progress max="100" value="{}" aria-label="{}"></progress>'
             '<span class="bar-number">{}%</span></span>',
             self.role,
             " is-stale" if self.stale else "",
+            format_html(' title="{}"', since) if since else "",
             round(self.percent),
-            self.label,
+            since or self.label,
             round(self.percent),
         )
 
     __html__ = __str__
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures are from and how old they are: ``agent, 4 s ago``, or ``agent, as of 14:02:07`` with a clock."""
+
+    word: str
+    at: datetime | None = None
+    stale: bool = False
+
+    def __str__(self) -> SafeString:
+        if self.at is None:
+            return format_html('<span class="source">{}</span>', self.word)
+        if not self.stale:
+            return format_html('<span class="source">{}, {}</span>', self.word, ago(self.at))
+        return format_html(
+            '<span class="source is-stale"><span class="material-symbols-outlined" aria-hidden="true">schedule</span>'
+            "{}, {}</span>",
+            self.word,
+            as_of_text(self.at),
+        )
+
+    __html__ = __str__
+
+
+def as_of_text(moment: datetime) -> str:
+    return _("as of %(at)s") % {"at": f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S}"}
+
+
+def clock(moment: datetime) -> str:
+    """``14:02`` of today on the reader's clock, else with its day."""
+    local = timezone.localtime(moment)
+    return f"{local:%H:%M}" if local.date() == timezone.localdate() else f"{local:%Y-%m-%d %H:%M}"
 
 
 def ago(moment: datetime | None) -> SafeString:

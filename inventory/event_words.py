@@ -21,6 +21,8 @@ _ANY_KIND = {
 }
 
 WORDS = {
+    "server.reachable": _("answers a check again"),
+    "server.unreachable": _("answers no check"),
     "server.host_key_confirmed": _("has its host key confirmed"),
     "server.host_key_repinned": _("has another host key pinned"),
     **{f"server.agent_{what}": words for what, words in _AGENT.items()},

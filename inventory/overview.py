@@ -13,7 +13,7 @@ from infini.display import BAD, GOOD, QUIET
 from infini.visibility import visible
 from inventory.models import Server
 from inventory.querysets import ServerStatus
-from inventory.shown import offline_reason, server_chip
+from inventory.shown import offline_reason, server_chip, with_unreachable
 from inventory.shown_history import fleet_history
 
 SHOWN = 20
@@ -31,10 +31,10 @@ def overview(request: HttpRequest) -> Section:
         agent_at=Max("agent_seen_at"),
         check_at=Max("last_check"),
     )
-    offline = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).defer("figures").order_by("name")[:SHOWN]
+    offline = servers.filter(status=ServerStatus.OFFLINE, maintenance=False).defer("figures").order_by("name")
     return Section(
         tiles=_tiles(counts),
-        problems=[_problem(s) for s in offline],
+        problems=[_problem(s) for s in with_unreachable(offline)[:SHOWN]],
         steps=_steps(request, counts),
         charts=[fleet_history()] if counts["agents"] else [],
     )
@@ -75,7 +75,8 @@ def _tiles(counts: dict[str, Any]) -> list[Tile]:
 
 def _problem(server: Server) -> Problem:
     url = reverse("admin:inventory_server_page", args=[server.pk])
-    return Problem(server.name, server_chip(server), offline_reason(server), url, 2, server.agent_seen_at)
+    since = server.agent_seen_at or server.unreachable_at  # type: ignore[attr-defined]
+    return Problem(server.name, server_chip(server), offline_reason(server), url, 2, since)
 
 
 def _steps(request: HttpRequest, counts: dict[str, int]) -> list[Step]:

@@ -10,6 +10,7 @@ from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from infini import events, records
 from infini.errors import Invalid
 from inventory.models import Brand, Card, Server
 from inventory.querysets import ServerQuerySet
@@ -146,3 +147,9 @@ def brand_for(*, brand: Brand | None, card: Card | None, brand_given: bool) -> B
         text = _("The card %(card)s is of the brand %(brand)s.") % {"card": card, "brand": card.brand}
         raise Invalid(text, fields={"brand_id": [text]})
     return card.brand
+
+
+def set_maintenance(server: Server, *, on: bool, by: events.Actor) -> None:
+    """Have ``server`` left alone by schedules, alerts and automatic action, or not any more."""
+    server.maintenance = on
+    records.change(server, {"maintenance"}, by=by)

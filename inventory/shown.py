@@ -4,18 +4,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Case, IntegerField, QuerySet, Value, When
+from django.db.models import Case, CharField, IntegerField, OuterRef, QuerySet, Subquery, Value, When
+from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
 
-from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, ago_text, gib
+from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, Source, ago_text, clock, gib
+from infini.models import Event
 from infini.said import said
 from inventory.models import Server
 from inventory.querysets import ServerStatus, agent_silence_limit
 
-SSH_FIGURES_FRESH = timedelta(minutes=2)
+SSH_FIGURES_FRESH = timedelta(minutes=10)
 MEMORY_LIMITS, DISK_LIMITS, CPU_LIMITS = (85, 95), (80, 90), (90, 98)
+NEVER_RED = (101.0, 101.0)  # full device memory and full load are what such a machine is for
 
 
 def worst_first(servers: QuerySet) -> QuerySet:
@@ -34,8 +37,36 @@ def server_chip(server: Any) -> Chip:
     return Chip(_("Not checked"), QUIET, "help", _("Never asked"))
 
 
-def maintenance_chip() -> Chip:
-    return Chip(_("Maintenance"), BUSY, "construction", _("Left alone on purpose"))
+def with_maintenance(servers: QuerySet) -> QuerySet:
+    """Adds ``maintained_since`` and ``maintained_by``, as the timeline tells; looked up for servers that are in it."""
+    told = _newest_events("server.changed", "server.created").filter(data__has_key="maintenance")
+
+    def last(column: str) -> Case:
+        return Case(When(maintenance=True, then=Subquery(told.values(column)[:1])))
+
+    return servers.annotate(maintained_since=last("at"), maintained_by=last("actor_name"))
+
+
+def with_unreachable(servers: QuerySet) -> QuerySet:
+    """Adds ``unreachable_at``: when a check first found no answer after the last one that did."""
+    return servers.annotate(unreachable_at=Subquery(_newest_events("server.unreachable").values("at")[:1]))
+
+
+def _newest_events(*kinds: str) -> QuerySet[Event]:
+    """About the server of the outer query."""
+    about = {"subject_kind": "server", "subject_id": Cast(OuterRef("pk"), CharField())}
+    return Event.objects.filter(**about, kind__in=kinds).order_by("-id")
+
+
+def maintenance_chip(server: Any) -> Chip:
+    """Since when and by whom, after ``with_maintenance()``."""
+    since, by = getattr(server, "maintained_since", None), getattr(server, "maintained_by", "")
+    title = _("Left alone on purpose")
+    if since and by:
+        title = _("Left alone since %(at)s by %(name)s") % {"at": clock(since), "name": by}
+    elif since:
+        title = _("Left alone since %(at)s") % {"at": clock(since)}
+    return Chip(_("Maintenance"), BUSY, "construction", title)
 
 
 def server_chips(server: Any) -> list[Chip]:
@@ -44,9 +75,9 @@ def server_chips(server: Any) -> list[Chip]:
     if server.host_key and server.host_key_offered:
         chips.append(key_chip(server))
     if server.username and not server.has_token:
-        chips.append(Chip(_("Agentless"), WARN, "sensors_off", _("SSH only; cannot deploy")))
+        chips.append(Chip(_("No agent"), WARN, "sensors_off", _("SSH only; cannot deploy")))
     if server.maintenance:
-        chips.append(maintenance_chip())
+        chips.append(maintenance_chip(server))
     return chips
 
 
@@ -71,7 +102,7 @@ def _last_answer(server: Server) -> str:
 def offline_reason(server: Server) -> str:
     heard = max((at for at in (server.agent_seen_at,) if at), default=None)
     reason = server.agent_error or server.check_error
-    since = _("No answer since %(when)s.") % {"when": ago_text(heard)} if heard else _("It never answered.")
+    since = _("No answer since %(when)s.") % {"when": clock(heard)} if heard else _("It never answered.")
     return f"{since} {said(reason)}".strip()
 
 
@@ -96,6 +127,24 @@ def figures_are_fresh(server: Server) -> bool:
     """Whether they still tell how the server does: an agent's of its last rounds, or a measurement just made."""
     measured = ssh_measured_at(server)
     return agent_is_fresh(server) if measured is None else measured >= timezone.now() - SSH_FIGURES_FRESH
+
+
+def figures_at(server: Server) -> datetime | None:
+    """When what we show of it was told or measured."""
+    return ssh_measured_at(server) or server.agent_seen_at
+
+
+def figures_source(server: Server) -> Source:
+    word = "SSH" if ssh_measured_at(server) else _("agent")
+    at = figures_at(server)
+    if at is None:
+        return Source(_("no agent has reported"))
+    return Source(word, at, stale=not figures_are_fresh(server))
+
+
+def devices_source(server: Server) -> Source:
+    word = _("vendor's tool, over SSH") if ssh_measured_at(server) else _("vendor's tool, through the agent")
+    return Source(word, figures_at(server), stale=not figures_are_fresh(server))
 
 
 def last_heard(server: Server) -> datetime | None:
@@ -134,6 +183,26 @@ def memory(server: Server) -> Bar:
 
 def disk(server: Server) -> Bar:
     return _bar(server, _("Disk"), "disk_percent", DISK_LIMITS)
+
+
+def device_memory(server: Server) -> Bar:
+    """All its devices' together, of those whose tool tells."""
+    listed = server.figures.get("devices")
+    told = [d for d in listed if isinstance(d, dict)] if isinstance(listed, list) else []
+    pairs = [(d.get("memory_used_bytes"), d.get("memory_total_bytes")) for d in told]
+    known = [(used, total) for used, total in pairs if _is_number(used) and _is_number(total) and total]
+    label = _("Device memory")
+    if not known:
+        return Bar(label, None, reason=_("No device's tool has told.") if told else _("It has no devices."))
+    used, total = (sum(column) for column in zip(*known, strict=True))
+    return Bar(
+        label,
+        100 * used / total,
+        detail=f"{gib(used)} / {gib(total)} GiB",
+        limits=NEVER_RED,
+        stale=not figures_are_fresh(server),
+        as_of=figures_at(server),
+    )
 
 
 def figures(server: Server) -> list[Figure]:
@@ -192,7 +261,7 @@ def _bar(server: Server, label: str, name: str, limits: tuple[float, float]) -> 
     value = server.figures.get(name)
     if not _is_number(value):
         return Bar(label, None, reason=_why_absent(server, name))
-    return Bar(label, value, limits=limits, stale=not figures_are_fresh(server))
+    return Bar(label, value, limits=limits, stale=not figures_are_fresh(server), as_of=figures_at(server))
 
 
 def _is_number(value: Any) -> bool:

@@ -1,18 +1,18 @@
 """How a server's accelerators are shown: what they are from their rows, how they do from the last report."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from django.db.models import QuerySet
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from infini import extras
 from infini.display import BAD, GOOD, QUIET, WARN, Bar, Chip, gib, number
 from inventory.device_processes import DeviceProcess, in_words, processes_on
 from inventory.models import Device, Server
-from inventory.shown import figures_are_fresh, ssh_measured_at
-
-NEVER_RED = (101.0, 101.0)  # full device memory and full load are what such a machine is for
+from inventory.shown import NEVER_RED, figures_are_fresh, figures_at, ssh_measured_at
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,22 @@ class DeviceRow:
     power: SafeString
     verified: bool
     processes: Chip | str
+    more: list[tuple[Any, Any]] = field(default_factory=list)
 
 
-def device_rows(server: Server) -> list[DeviceRow]:
-    live = live_figures(server)
-    devices = list(server.devices.all()) or _measured_devices(server)
-    return [_row(server, device, live.get(device.uuid, {})) for device in devices]
+def device_table(server: Server, user: Any) -> dict[str, Any]:
+    """A server's devices, each with the columns that other apps have in the list of all."""
+    columns = extras.columns("inventory.device")
+    known: QuerySet[Any] = server.devices.all()
+    for column in columns:
+        known = column.annotate(known, user)
+    devices, live = list(known), live_figures(server)
+    rows = [_row(server, device, live.get(device.uuid, {})) for device in devices or _measured_devices(server)]
+    if not devices:
+        return {"devices": rows}
+    heads = [getattr(column.show, "short_description", "") for column in columns]
+    shown = [list(zip(heads, (column.show(device) for column in columns), strict=True)) for device in devices]
+    return {"devices": [replace(row, more=more) for row, more in zip(rows, shown, strict=True)], "more_heads": heads}
 
 
 def _measured_devices(server: Server) -> list[Device]:
@@ -71,16 +81,23 @@ def device_errors(server: Server) -> list[str]:
 
 
 def _row(server: Server, device: Device, live: dict[str, Any]) -> DeviceRow:
-    stale = not figures_are_fresh(server) or not device.present
+    stale, at = not figures_are_fresh(server) or not device.present, figures_at(server)
     used, total = _figure(live.get("memory_used_bytes")), _figure(device.memory_bytes)
     share = 100 * used / total if used is not None and total else None
     untold = _("Its tool does not tell.")
     return DeviceRow(
         device,
         device_chip(device, live),
-        Bar(_("Device memory"), share, limits=NEVER_RED, stale=stale, reason=untold),
+        Bar(_("Device memory"), share, limits=NEVER_RED, stale=stale, reason=untold, as_of=at),
         f"{gib(used)} / {gib(total)} GiB" if used is not None and total else (f"{gib(total)} GiB" if total else ""),
-        Bar(_("Utilisation"), _figure(live.get("utilization_percent")), limits=NEVER_RED, stale=stale, reason=untold),
+        Bar(
+            _("Utilisation"),
+            _figure(live.get("utilization_percent")),
+            limits=NEVER_RED,
+            stale=stale,
+            reason=untold,
+            as_of=at,
+        ),
         number(_whole(live.get("temperature_celsius")), "°C", absent=untold),
         number(_whole(live.get("power_watts")), "W", absent=untold),
         live.get("verified") is True,

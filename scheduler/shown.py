@@ -10,8 +10,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Chip
+from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Chip, ago_text, clock
 from infini.errors import Invalid
+from infini.said import said
 from scheduler.models import Run, RunResult, Task
 from scheduler.schedules import zone_named
 from scheduler.states import ResultState, RunState, ScheduleType, TaskStatus
@@ -45,12 +46,30 @@ _TASK = {
 }
 
 
-def run_chip(run: Run) -> Chip:
+def run_chip(run: Any) -> Chip:
+    """Expects ``with_counts()``."""
     role, icon = _RUN[RunState(run.state)]
-    word = str(RunState(run.state).label)
     if run.state == RunState.RUNNING and run.cancel_asked_at:
-        return Chip(_("Cancelling"), BUSY, "stop", run.cancel_asked_by)
-    return Chip(word, role, icon, run.reason or word)
+        return Chip(_("Cancelling"), BUSY, "stop", _("Asked by %(name)s") % {"name": run.cancel_asked_by})
+    return Chip(str(RunState(run.state).label), role, icon, _run_title(run))
+
+
+def _run_title(run: Any) -> str:
+    told = {"ok": run.ok_count, "bad": run.bad_count, "all": run.server_count, "reason": said(run.reason)}
+    match run.state:
+        case RunState.QUEUED:
+            return _("Waits for a worker")
+        case RunState.RUNNING:
+            return _("%(ok)d of %(all)d done") % told
+        case RunState.SUCCESS:
+            return (_("All %(all)d. %(reason)s") if run.ok_count == run.server_count else "%(reason)s") % told
+        case RunState.FAILED | RunState.TIMED_OUT:
+            return (_("%(bad)d of %(all)d failed. %(reason)s") % told).strip()
+        case RunState.MISSED | RunState.SKIPPED if run.fire_at:
+            return _("Due %(at)s. %(reason)s") % {"at": clock(run.fire_at), "reason": said(run.reason)}
+        case RunState.CANCELLED if run.finished_at:
+            return _("At %(at)s. %(reason)s") % {"at": clock(run.finished_at), "reason": said(run.reason)}
+    return said(run.reason)
 
 
 def result_chip(result: RunResult) -> Chip:
@@ -73,7 +92,8 @@ def state_role(state: str) -> str:
 def task_chip(task: Any) -> Chip:
     status = TaskStatus(task.status)
     role, icon = _TASK[status]
-    return Chip(str(status.label), role, icon)
+    last = getattr(task, "last_at", None)
+    return Chip(str(status.label), role, icon, _("Last run %(ago)s") % {"ago": ago_text(last)} if last else "")
 
 
 def schedule_text(task: Task) -> str:
@@ -141,11 +161,11 @@ def strip(runs: Sequence[Run]) -> SafeString:
     if not runs:
         return format_html('<span class="absent">{}</span>', ABSENT)
     well = sum(run.state == RunState.SUCCESS for run in runs)
-    said = _("%(well)d of the last %(all)d runs went well") % {"well": well, "all": len(runs)}
+    told = _("%(well)d of the last %(all)d runs went well") % {"well": well, "all": len(runs)}
     marks = format_html_join(
         "", '<i class="mark mark-{}" title="{}"></i>', ((state_role(run.state), mark_text(run)) for run in runs)
     )
-    return format_html('<span class="run-strip" role="img" aria-label="{}">{}</span>', said, marks)
+    return format_html('<span class="run-strip" role="img" aria-label="{}">{}</span>', told, marks)
 
 
 def mark_text(run: Run) -> str:

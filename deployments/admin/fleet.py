@@ -5,27 +5,29 @@ who serves a model, who holds a device.
 from typing import Any
 from urllib.parse import quote
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import Exists, OuterRef, Prefetch, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments.device_documents import free_devices_of, with_free_slots
 from deployments.documents import last_seen
-from deployments.models import DeviceClaim, Instance, Service
+from deployments.models import DeviceClaim, Instance, Service, UnknownInstance
 from deployments.phases import Phase, Wanted
-from deployments.shown import instance_chip, phase_chip
+from deployments.shown import failing, has_failed, instance_chip, phase_chip
 from deployments.unknown import described
 from infini.admin_base import DropdownFilter, display
 from infini.counting import count_of
 from infini.csv_export import CsvColumn, attributes
-from infini.display import ABSENT, GOOD, WARN, Chip, link, links
-from infini.extras import Column, Part, add_column, add_filter, add_part
+from infini.display import ABSENT, GOOD, WARN, Chip, link
+from infini.extras import Column, add_column, add_filter
+from infini.tabs import Tab, add_tab
 from infini.visibility import visible
 from inventory.device_processes import in_words, strangers_on
-from inventory.models import Device
+from inventory.models import Device, Server
 from inventory.shown_devices import live_figures
 
 
@@ -40,6 +42,33 @@ def _with_instances(servers: QuerySet, user: Any) -> QuerySet:
 def services_ready(server: Any) -> SafeString:
     url = f"{reverse('admin:deployments_service_changelist')}?servers__id__exact={server.pk}"
     return link(url, f"{server.instances_ready}/{server.instances_wanted}")
+
+
+def _with_devices(servers: QuerySet, user: Any) -> QuerySet:
+    present, free = Device.objects.filter(present=True), free_devices_of(Device.objects.all(), free=True)
+    return servers.annotate(devices_present=count_of(present, "server"), devices_free=count_of(free, "server"))
+
+
+@display(description=_("Devices free"), ordering="devices_free")
+def devices_free_of_server(server: Any) -> SafeString | str:
+    if not server.devices_present:
+        return ABSENT
+    url = f"{reverse('admin:inventory_device_changelist')}?server__id__exact={server.pk}&free=yes"
+    return link(url, f"{server.devices_free}/{server.devices_present}")
+
+
+class FreeServerFilter(DropdownFilter):
+    title = _("free devices")
+    parameter_name = "free"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("yes", _("Some free")), ("no", _("None free"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if not self.value():
+            return queryset
+        free = Exists(free_devices_of(Device.objects.filter(server=OuterRef("pk")), free=True))
+        return queryset.filter(free if self.value() == "yes" else ~free)
 
 
 def _with_services(models: QuerySet, user: Any) -> QuerySet:
@@ -60,18 +89,19 @@ def _with_holders(devices: QuerySet, user: Any) -> QuerySet:
 
 @display(description=_("Instance"))
 def holders(device: Any) -> SafeString | Chip:
+    """The services that hold it, each with how its instance there does."""
     claims = device.claims.all()
-    held = links(
-        (reverse("admin:deployments_service_page", args=[claim.instance.placement.service_id]), shown_holder(claim))
-        for claim in claims
+    page = "admin:deployments_service_page"
+    held = format_html_join(
+        " ",
+        '<span class="holder"><a class="link" href="{}">{}</a> {}</span>',
+        (
+            (reverse(page, args=[(of := c.instance.placement).service_id]), of.service, instance_chip(c.instance))
+            for c in claims
+        ),
     )
     free = free_chip(device) if device.present and device.free_slots > 0 else ""
-    return SafeString(f"{held} {free}") if claims else SafeString(free or ABSENT)
-
-
-def shown_holder(claim: DeviceClaim) -> str:
-    lost = f" ({gettext('lost')})" if claim.instance.phase == Phase.LOST else ""
-    return f"{claim.instance.placement.service}{lost}"
+    return format_html("{} {}", held, free) if claims else SafeString(free or ABSENT)
 
 
 def free_chip(device: Any) -> Chip:
@@ -111,12 +141,10 @@ class FreeFilter(DropdownFilter):
         return free_devices_of(queryset, free=self.value() == "yes") if self.value() else queryset
 
 
-def server_part(request: HttpRequest, server: Any) -> Part | None:
-    """The instances on one server."""
-    if not request.user.has_perm("deployments.view_service"):
-        return None
+def server_instances(request: HttpRequest, server: Any) -> dict[str, Any]:
+    """The instances on one server, and what runs there unknown to us."""
     instances = visible(Instance.objects.filter(placement__server=server), request.user).select_related(
-        "placement__service", "placement__server", "revision"
+        "placement__service__current_revision", "placement__server", "revision"
     )
     here = instances.order_by("placement__service__name", "ordinal").prefetch_related("device_claims__device")
     may = request.user.has_perm("deployments.deploy_service")
@@ -125,19 +153,22 @@ def server_part(request: HttpRequest, server: Any) -> Part | None:
             "instance": i,
             "chip": instance_chip(i),
             "seen_at": last_seen(i),
+            "failed": has_failed(i),
             "may_free": may and i.phase == Phase.LOST and i.device_claims.all(),
         }
         for i in here
     ]
-    return "partials/server_instances.html", {"rows": rows}
+    unknown = [{"unknown": row, "chip": phase_chip(row)} for row in described().filter(server=server)]
+    return {"rows": sorted(rows, key=lambda row: not row["failed"]), "unknown_rows": unknown}
 
 
-def unknown_part(request: HttpRequest, server: Any) -> Part | None:
-    """What runs there and nobody here has asked for; absent when there is none."""
-    if not request.user.has_perm("deployments.view_service"):
-        return None
-    rows = [{"unknown": unknown, "chip": phase_chip(unknown)} for unknown in described().filter(server=server)]
-    return ("partials/unknown_instances.html", {"rows": rows}) if rows else None
+def urgent_on(server: Any) -> int:
+    """Instances that fail there, and those that nobody here has asked for."""
+    counted = Server.objects.filter(pk=server.pk).values_list(
+        count_of(failing(Instance.objects.all()), "placement__server"),
+        count_of(UnknownInstance.objects.all(), "server"),
+    )
+    return sum(counted[0])
 
 
 _HOLDER_CSV = [
@@ -147,9 +178,26 @@ _HOLDER_CSV = [
 add_column(
     "inventory.server", Column(_with_instances, services_ready, attributes("instances_ready", "instances_wanted"))
 )
+add_column(
+    "inventory.server",
+    Column(
+        _with_devices, devices_free_of_server, attributes("devices_free", "devices_present"), before="device_memory"
+    ),
+)
+add_filter("inventory.server", FreeServerFilter)
 add_column("inventory.device", Column(_with_holders, holders, _HOLDER_CSV))
 add_column("inventory.brand", Column(_with_free_devices, devices_of_brand))
 add_filter("inventory.device", FreeFilter)
 add_column("inventory.aimodel", Column(_with_services, services_of_model))
-add_part("inventory.server", server_part)
-add_part("inventory.server", unknown_part)
+add_tab(
+    "inventory.server",
+    Tab(
+        "instances",
+        _("Instances"),
+        "tabs/server_instances.html",
+        make=server_instances,
+        permission="deployments.view_service",
+        urgent=urgent_on,
+    ),
+    after="history",
+)

@@ -30,7 +30,7 @@ def _free(admin_site: Any, request: HttpRequest, pk: int) -> HttpResponse:
         raise PermissionDenied(DEPLOY_PERMISSION)
     rows = Instance.objects.select_related("placement__service", "placement__server")
     instance = visible_or_404(rows, request.user, pk=pk)
-    back = reverse("admin:inventory_server_page", args=[instance.placement.server_id])
+    back = f"{reverse('admin:inventory_server_page', args=[instance.placement.server_id])}?tab=instances"
     question = _question(instance, back)
     if not is_confirmed(request, question.word):
         return ask(admin_site, request, question, opts=Service._meta)

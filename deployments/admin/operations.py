@@ -11,11 +11,10 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments.admin.page import operation_context
-from deployments.models import Operation, OperationResult
-from deployments.phases import OPEN_STATES, OperationState, ResultState
-from deployments.shown import operation_chip
-from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PagedAdmin, display
-from infini.counting import count_of
+from deployments.models import Operation
+from deployments.phases import OPEN_STATES, OperationState
+from deployments.shown import operation_chip, with_progress
+from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PagedAdmin, RelatedDropdownFilter, display
 from infini.csv_export import attributes
 from infini.display import ABSENT, Chip, ago, link
 from infini.said import said
@@ -40,7 +39,7 @@ class OperationAdmin(PagedAdmin):
     list_display = ["named", "service_shown", "state_shown", "results_shown", "by", "started", "took", "reason_shown"]
     list_display_links = ["named"]
     list_select_related = ["service", "by"]
-    list_filter = [StateFilter, ("kind", ChoicesDropdownFilter)]
+    list_filter = [StateFilter, ("kind", ChoicesDropdownFilter), ("service", RelatedDropdownFilter)]
     search_fields = ["service__name", "reason"]
     csv_columns = attributes(
         *("id", "kind", "service.name", "state", "result_count", "done_count", "failed_count", "by.username"),
@@ -58,12 +57,7 @@ class OperationAdmin(PagedAdmin):
         return False
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
-        results = OperationResult.objects.all()
-        return rows.select_related("service", "by").annotate(
-            result_count=count_of(results, "operation"),
-            done_count=count_of(results.filter(state=ResultState.DONE), "operation"),
-            failed_count=count_of(results.filter(state=ResultState.FAILED), "operation"),
-        )
+        return with_progress(rows.select_related("service", "by"))
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return operation_context(request, row)

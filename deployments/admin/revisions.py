@@ -1,10 +1,9 @@
-"""The page of a service's revisions: each with its verdict, any two beside each other, and back to any by a click."""
+"""The tab of a service's revisions: each with its verdict, any two beside each other, and back to any by a click."""
 
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -14,14 +13,22 @@ from deployments.models import Revision, Service
 from deployments.revisions import differences
 from deployments.shown import revision_chip
 from infini.admin_verbs import Verb, ask_first, do, names_of
+from infini.tabs import Tab
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 SHOWN = 100
 
 
+def revisions_tab() -> Tab:
+    return Tab("revisions", _("Revisions"), "tabs/service_revisions.html", make=_revisions)
+
+
 def revision_urls(model_admin: Any) -> list[URLPattern]:
     def page(request: HttpRequest, pk: int) -> HttpResponse:
-        return _page(model_admin, request, _service(model_admin, request, pk))
+        """Where the revisions stood once: ``from`` and ``to`` are kept."""
+        query = request.GET.copy()
+        query["tab"] = "revisions"
+        return HttpResponseRedirect(f"{model_admin.page_url(_service(model_admin, request, pk))}?{query.urlencode()}")
 
     def back(request: HttpRequest, pk: int, number: int) -> HttpResponse:
         return _roll_back(model_admin, request, _service(model_admin, request, pk), number)
@@ -42,15 +49,10 @@ def _service(model_admin: Any, request: HttpRequest, pk: int) -> Any:
     return service
 
 
-def _page(model_admin: Any, request: HttpRequest, service: Any) -> HttpResponse:
+def _revisions(request: HttpRequest, service: Any) -> dict[str, Any]:
     revisions = list(service.revisions.select_related("author")[:SHOWN])
     before, after = _chosen(request, revisions, service)
-    context = {
-        **model_admin.admin_site.each_context(request),
-        "title": gettext("Revisions of %(name)s") % {"name": service},
-        "opts": model_admin.opts,
-        "original": service,
-        "row": service,
+    return {
         "rows": [{"revision": revision, "chip": revision_chip(revision, service)} for revision in revisions],
         "before": before,
         "after": after,
@@ -58,7 +60,6 @@ def _page(model_admin: Any, request: HttpRequest, service: Any) -> HttpResponse:
         "may_deploy": request.user.has_perm(DEPLOY_PERMISSION),
         "busy": gettext("An operation is open.") if service.open_operation_id else "",
     }
-    return TemplateResponse(request, "pages/revisions.html", context)
 
 
 def _chosen(
@@ -89,7 +90,7 @@ def _roll_back(model_admin: Any, request: HttpRequest, service: Any, number: int
         effect=gettext("r%(number)d is deployed on every server, in place of the present revision.")
         % {"number": number},
     )
-    unanswered = ask_first(model_admin, request, verb, [service], back=f"{model_admin.page_url(service)}revisions/")
+    unanswered = ask_first(model_admin, request, verb, [service], back=f"{model_admin.page_url(service)}?tab=revisions")
     if unanswered:
         return unanswered
     do(request, verb, [service])

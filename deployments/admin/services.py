@@ -7,6 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -16,18 +17,28 @@ from deployments.admin import ended
 from deployments.admin.form import ServiceForm
 from deployments.admin.freeing import freeing_urls
 from deployments.admin.health import FIELDS, as_fields
-from deployments.admin.page import service_context
+from deployments.admin.page import service_head, service_tabs
 from deployments.admin.preview import preview_urls
-from deployments.admin.revisions import revision_urls
+from deployments.admin.revisions import revision_urls, revisions_tab
 from deployments.models import Operation, Placement, Service
 from deployments.presets import Preset, presets
-from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
+from deployments.shown import (
+    WRONG,
+    Standing,
+    rank_of,
+    rollout_bar,
+    service_chip,
+    standing_of,
+    with_rollout,
+    with_silent_server,
+    with_standing,
+)
 from deployments.specs import change_service, create_service
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import Verb, names_of
 from infini.confirmation import typed_name
 from infini.csv_export import CsvColumn, attributes
-from infini.display import ABSENT, Chip, ago, link, links, url_or_none
+from infini.display import ABSENT, ago, link, links, url_or_none
 from infini.said import said
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
@@ -59,6 +70,7 @@ RESTART = Verb(
     name="restart",
     label=_("Restart"),
     icon="restart_alt",
+    in_menu=True,
     permission=DEPLOY_PERMISSION,
     run=lifecycle.restart,
     done=lambda rows: gettext("Restarting: %(names)s.") % {"names": names_of(rows)},
@@ -70,6 +82,7 @@ ROLL_BACK = Verb(
     name="roll_back",
     label=_("Roll back"),
     icon="undo",
+    in_menu=True,
     permission=DEPLOY_PERMISSION,
     run=lifecycle.roll_back,
     done=lambda rows: gettext("Rolling back: %(names)s.") % {"names": names_of(rows)},
@@ -91,6 +104,7 @@ DELETE = Verb(
     name="delete",
     label=_("Delete"),
     icon="delete",
+    in_menu=True,
     permission="deployments.delete_service",
     run=lifecycle.delete,
     done=lambda rows: gettext("Deleting: %(names)s.") % {"names": names_of(rows)},
@@ -131,6 +145,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
     verbs = [DEPLOY, RESTART, ROLL_BACK, STOP]
     remove_verb = DELETE
     page_template = "pages/service.html"
+    page_tabs = [*service_tabs()[:2], revisions_tab(), *service_tabs()[2:]]
     list_display = ["named", "status_shown", "ready", "revision", "on_servers", "environment", "changed", "chat"]
     list_display_links = ["named"]
     list_ordering = ("rank", "name")
@@ -172,7 +187,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         newest = Operation.objects.filter(service=OuterRef("pk")).order_by("-pk").values("created_at")[:1]
-        rows = with_standing(rows.with_status())
+        rows = with_rollout(with_silent_server(with_standing(rows.with_status())))
         placements = Placement.objects.select_related("server").only("service", "server__name", "replicas")
         return rows.annotate(last_operation_at=Subquery(newest)).prefetch_related(
             Prefetch("placements", queryset=placements)
@@ -183,10 +198,10 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         return [*own, *super().get_urls()]
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        return self.get_queryset(request).select_related(*self.list_select_related, "trial")
+        return self.described(request).select_related(*self.list_select_related, "trial")
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        return service_context(request, row)
+        return service_head(request, row)
 
     # Writing
 
@@ -223,8 +238,9 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         return [service.name, str(service.model or "")]
 
     @display(description=_("Status"), ordering="rank")
-    def status_shown(self, service: Service) -> Chip:
-        return service_chip(service)
+    def status_shown(self, service: Service) -> SafeString:
+        """While an operation is open with how far it is."""
+        return format_html("{} {}", service_chip(service), rollout_bar(service) or "")
 
     @display(description=_("Ready"), ordering="ready_count")
     def ready(self, service: Any) -> SafeString:

@@ -48,6 +48,7 @@ def _verb(kind: Kind, label: Any, icon: str, **more: Any) -> Verb:
         permission=NEEDS,
         done=lambda rows: "",
         leads_to=_page(kind),
+        in_menu=True,
         **more,
     )
 

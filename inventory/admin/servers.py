@@ -9,6 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import BooleanField, ExpressionWrapper, F, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -20,9 +21,9 @@ from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
 from infini.said import said
-from infini.timeline import events_about
 from infini.visibility import visible, visible_or_404
 from inventory import shown
+from inventory.admin import server_page
 from inventory.admin.host_keys import pinning_question
 from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
 from inventory.checks import check_servers
@@ -38,10 +39,9 @@ from inventory.servers import (
     check_host,
     check_jump,
     check_labels,
+    set_maintenance,
 )
 from inventory.servers import check_private_key as check_key
-from inventory.shown_devices import device_errors, device_rows
-from inventory.shown_history import server_history
 from inventory.ssh import host_keys
 
 CHECK = Verb(
@@ -57,10 +57,34 @@ MEASURE = Verb(
     name="resources",
     label=_("Measure"),
     icon="monitoring",
+    in_menu=True,
     permission="inventory.check_server",
     run_all=lambda rows, by: resources_of(rows),
     done=lambda rows: _measured(rows),
     refused=lambda row: "" if row.username and not row.has_token else gettext("Its agent measures by itself."),
+)
+
+
+MAINTAIN = Verb(
+    name="maintenance-on",
+    label=_("Put in maintenance"),
+    icon="construction",
+    permission="inventory.change_server",
+    run=partial(set_maintenance, on=True),
+    done=lambda rows: gettext("In maintenance: %(names)s.") % {"names": names_of(rows)},
+    effect=_("Schedules, alerts and automatic action leave them alone. What runs on them goes on."),
+    offered=lambda server: not server.maintenance,
+    in_menu=True,
+)
+RELEASE = Verb(
+    name="maintenance-off",
+    label=_("End maintenance"),
+    icon="construction",
+    permission="inventory.change_server",
+    run=partial(set_maintenance, on=False),
+    done=lambda rows: gettext("In service: %(names)s.") % {"names": names_of(rows)},
+    offered=lambda server: server.maintenance,
+    in_menu=True,
 )
 
 
@@ -79,6 +103,9 @@ def _checked(rows: Any) -> str:
     if not silent:
         return gettext("Checked %(names)s: online.") % {"names": names_of(rows)}
     return gettext("Checked %(n)d: no answer from %(names)s.") % {"n": len(found), "names": names_of(silent)}
+
+
+MOST_LABELS = 500  # in a menu
 
 
 def _terminal_url(request: HttpRequest, server: Server) -> str | None:
@@ -108,6 +135,26 @@ class MaintenanceFilter(DropdownFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         return queryset.filter(maintenance=self.value() == "yes") if self.value() else queryset
+
+
+class LabelFilter(DropdownFilter):
+    """``name=text`` of each label that some server has."""
+
+    title = _("label")
+    parameter_name = "label"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        known = Server.objects.order_by().exclude(labels={}).values_list("labels", flat=True)
+        pairs = sorted({f"{name}={text}" for labels in known for name, text in labels.items()})
+        return [(pair, pair) for pair in pairs[:MOST_LABELS]]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
+        if not self.value():
+            return queryset
+        labelled = Server.objects.order_by().exclude(labels={}).values_list("pk", "labels")
+        asked = self.value()
+        found = [pk for pk, labels in labelled if any(f"{name}={text}" == asked for name, text in labels.items())]
+        return queryset.filter(pk__in=found)
 
 
 class AgentFilter(DropdownFilter):
@@ -187,9 +234,10 @@ class ServerForm(BaseForm):
 class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
     find_icon = "dns"
     form = ServerForm
-    verbs = [CHECK, MEASURE, INSTALL, UPGRADE, REMOVE]
+    verbs = [CHECK, MEASURE, INSTALL, UPGRADE, REMOVE, MAINTAIN, RELEASE]
     page_template = "pages/server.html"
-    list_display = ["named", "status_shown", "environment", "card_shown", "cpu", "memory", "disk", "seen"]
+    page_tabs = server_page.tabs()
+    list_display = ["named", "status_shown", "card_shown", "device_memory", "cpu", "memory", "disk", "seen"]
     list_display_links = ["named"]
     list_ordering = ("rank", "name")
     list_select_related = ["environment", "brand", "card"]
@@ -198,6 +246,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
         ("environment", RelatedDropdownFilter),
         ("brand", RelatedDropdownFilter),
         ("card", RelatedDropdownFilter),
+        LabelFilter,
         AgentFilter,
         MaintenanceFilter,
     ]
@@ -223,7 +272,7 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         rows = rows.with_status().annotate(has_token=ExpressionWrapper(~Q(agent_token=""), BooleanField()))
-        return shown.worst_first(rows).defer(*SECRETS)  # lists and pages read none of them
+        return shown.with_maintenance(shown.worst_first(rows)).defer(*SECRETS)  # lists and pages read none of them
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         field = super().formfield_for_dbfield(db_field, request, **kwargs)
@@ -271,26 +320,15 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
         return super().changed_columns(form) | {"brand", "labels"}
 
     def page_queryset(self, request: HttpRequest) -> QuerySet:
-        rows = self.get_queryset(request).select_related(*self.list_select_related)
+        rows = self.described(request).select_related(*self.list_select_related)
         return rows.annotate(jump_name=F("jump__name"))
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return {
             "chip": shown.server_chip(row),
             "more_chips": shown.server_chips(row)[1:],
-            "host_key": host_keys.host_key_of(row),
-            "key_chip": shown.key_chip(row) if row.username else None,
-            "figures": shown.figures(row),
-            "figures_fresh": shown.figures_are_fresh(row),
-            "measured_at": shown.ssh_measured_at(row),
-            "ssh_error": shown.ssh_error(row),
-            "host_facts": shown.host_facts(row),
-            "history": server_history(row),
-            "devices": device_rows(row),
-            "device_errors": device_errors(row),
-            "events": events_about(request.user, row),
+            "source": shown.figures_source(row),
             "terminal_url": _terminal_url(request, row),
-            "check_error": row.check_error if row.reachable is False else "",
         }
 
     @display(description=_("Server"), ordering="name", header=True)
@@ -303,7 +341,12 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
 
     @display(description=_("Card"), ordering="card__name", header=True)
     def card_shown(self, server: Server) -> list[str]:
-        return [str(server.card or ABSENT), str(server.brand or "")]
+        return [str(server.card or ABSENT), " · ".join(str(of) for of in (server.brand, server.environment) if of)]
+
+    @display(description=_("Device memory"), header=True)
+    def device_memory(self, server: Server) -> list[Any]:
+        bar = shown.device_memory(server)
+        return [bar, bar.detail]
 
     @display(description=_("CPU"))
     def cpu(self, server: Server) -> Bar:
@@ -321,5 +364,9 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
     def seen(self, server: Server) -> list[str]:
         version = f"agent {server.agent_version}" if server.agent_version else ""
         if version and is_older(server.agent_version, own_release().version):
-            version = gettext("%(version)s, upgrade available") % {"version": version}
+            version = format_html(
+                '{}\u00a0<span class="material-symbols-outlined upgrade" title="{}" aria-hidden="true">upgrade</span>'
+                '<span class="hidden-text">{}</span>',
+                *(version, gettext("Upgrade available"), gettext("Upgrade available")),
+            )
         return [ago(shown.last_heard(server)), version]

@@ -9,7 +9,7 @@ from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import Verb, names_of
 from infini.display import ABSENT, Chip, ago
+from infini.extras import add_verb
 from infini.visibility import visible
 from scheduler import downloads, grouping, runs
 from scheduler.admin.form import RunForm, saved_command, with_parameters
@@ -61,6 +62,19 @@ RETRY = Verb(
     effect=_("The same command runs again, only where it failed, timed out or lost contact."),
     refused=_cannot_retry,
 )
+
+
+COMMAND = Verb(
+    name="command",
+    label=_("Run a command"),
+    icon="play_circle",
+    permission="scheduler.run_task",
+    in_menu=True,
+    done=lambda rows: "",
+    leads_to=lambda rows: f"{reverse('admin:scheduler_run_add')}?on_servers={','.join(str(row.pk) for row in rows)}",
+    refused=lambda server: "" if server.username else gettext("No SSH account is stored."),
+)
+add_verb("inventory.server", COMMAND)
 
 
 class StateFilter(DropdownFilter):
@@ -126,6 +140,12 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         saved = saved_command(request)
         names = [f"param_{one['name']}" for one in saved.parameters] if saved else []
         return [(None, {"fields": ["name", "command", *names, "environment"]}), *self.fieldsets[1:]]
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """``?on_servers=1,2`` are chosen already."""
+        given = super().get_changeform_initial_data(request)
+        servers = [part for part in str(given.pop("on_servers", "")).split(",") if part.isascii() and part.isdigit()]
+        return given | ({"on_servers": servers} if servers else {})
 
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         task: Task = form.save(commit=False)

@@ -68,6 +68,17 @@
     element.click();
   });
 
+  // Menus close as one expects: by a click elsewhere, and by Escape, which leads back to their button.
+  document.addEventListener("click", (event) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) menu.open = menu.contains(event.target);
+  });
+  document.addEventListener("keydown", (event) => {
+    const menu = event.key === "Escape" && document.querySelector("details.menu[open]");
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+
   document.addEventListener("DOMContentLoaded", () => {
     quietIcons(document);
     makeButtons(document);

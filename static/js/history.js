@@ -46,7 +46,7 @@ class HistoryCard {
     const begin = new Date(end - HOURS[span] * 3600e3);
     const query = new URLSearchParams({ from: begin.toISOString(), to: end.toISOString() });
     try {
-      const answer = await fetch(`${this.words.url}?${query}`, { signal: AbortSignal.timeout(20000) });
+      const answer = await fetch(`${this.words.url}${this.words.url.includes("?") ? "&" : "?"}${query}`, { signal: AbortSignal.timeout(20000) });
       if (!answer.ok) throw new Error(String(answer.status));
       const history = await answer.json();
       if (span === this.span) this.show(history);

@@ -1,4 +1,4 @@
-/* The log card of a service's page: which instance, search, wrap, and a socket that is open only while it is seen. */
+/* The log card of a service's page: which instance (``?instance=`` first), search, wrap, and a socket that is open only while it is seen. */
 
 import { LogSource } from "./log_source.js";
 import { LogView } from "./log_view.js";
@@ -50,11 +50,12 @@ class LogCard {
     const told = offered.map((option) => `${option.value} ${option.textContent}`).join("\n");
     if (told === this.told) return;
     this.told = told;
-    const chosen = this.instance.value;
+    const chosen = this.instance.value || new URLSearchParams(location.search).get("instance");
+    const before = this.instance.value;
     this.instance.replaceChildren(...offered.map((option) => new Option(option.textContent, option.value)));
     if (offered.some((option) => option.value === chosen)) this.instance.value = chosen;
     this.card.hidden = offered.length === 0;
-    if (this.instance.value !== chosen) this.choose();
+    if (this.instance.value !== before) this.choose();
   }
 
   choose() {

@@ -1,5 +1,5 @@
 /* Makes one piece of a page equal to another with as little as possible: scroll, focus and what a reader has opened or
-   selected stay as they are. */
+   selected stay as they are. What has data-own is filled by a script: left alone for as long as it is the same one. */
 
 function patchAttributes(here, there) {
   for (const { name } of [...here.attributes]) {
@@ -21,7 +21,7 @@ export function patch(here, there) {
     if (here.data !== there.data) here.data = there.data;
     return;
   }
-  if (here.isEqualNode(there)) return;
+  if (here.isEqualNode(there) || here.hasAttribute("data-own")) return;
   patchAttributes(here, there);
   patchChildren(here, there);
 }

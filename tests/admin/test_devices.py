@@ -149,7 +149,7 @@ def test_devices_of_a_lost_instance_are_freed_by_its_typed_key(
 ) -> None:
     instance = Instance.objects.get()
     page = f"/admin/deployments/service/instance/{instance.pk}/free-devices/"
-    server = f"/admin/inventory/server/{instance.placement.server_id}/"
+    server = f"/admin/inventory/server/{instance.placement.server_id}/?tab=instances"
     assert "free-devices" not in operating.get(server).content.decode()
     typed = {"confirmed": "1", "word": instance.key}
     assert "is not lost" in messages_of(operating.post(page, typed, follow=True))

@@ -1,5 +1,6 @@
 """Lists: a number of queries that does not grow, words for states, the worst first, filters that work."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,7 @@ from infini.keys import create_key
 from infini.models import AlertKind, AlertTarget, User
 from inventory.installation.asking import ask_for
 from inventory.installation.states import Kind
-from inventory.models import AIModel, Brand, Card, Environment, Server
+from inventory.models import AIModel, Brand, Card, Device, Environment, Server
 from tests.admin.conftest import count_queries, run_instances
 
 LISTS = [
@@ -69,6 +70,12 @@ def test_queries_do_not_grow(
     assert count_queries(admin, page) <= before
 
 
+TABS = {
+    "server": ["overview", "history", "instances", "files", "events"],
+    "service": ["instances", "logs", "revisions", "events", "usage"],
+}
+
+
 @pytest.mark.parametrize("kind", ["server", "service"])
 def test_pages_of_one_object_do_not_grow(
     kind: str, admin: Client, make_server: Callable[..., Server], make_service: Callable[..., Service]
@@ -76,18 +83,19 @@ def test_pages_of_one_object_do_not_grow(
     servers = [make_server("one")]
     service = make_service("svc", *servers)
     run_instances(service)
-    page = (
-        f"/admin/inventory/server/{servers[0].pk}/" if kind == "server" else f"/admin/deployments/service/{service.pk}/"
-    )
-    admin.get(page)
-    before = count_queries(admin, page)
+
+    def counts(pk: int) -> list[int]:
+        app = "inventory" if kind == "server" else "deployments"
+        return [count_queries(admin, f"/admin/{app}/{kind}/{pk}/?tab={tab}") for tab in TABS[kind]]
+
+    counts(pk := servers[0].pk if kind == "server" else service.pk)
+    before = counts(pk)
     for i in range(5):
         run_instances(make_service(f"other{i}", *servers))
     wide = make_service("wide", *servers, *(make_server(f"more{i}") for i in range(5)))
     run_instances(wide)
-    if kind == "service":
-        page = f"/admin/deployments/service/{wide.pk}/"
-    assert count_queries(admin, page) <= before
+    after = counts(pk if kind == "server" else wide.pk)
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_server_list_tells_each_state_in_words(admin: Client, make_server: Callable[..., Server]) -> None:
@@ -110,6 +118,69 @@ def test_server_filters(query: str, shown: str, admin: Client, make_server: Call
     make_server("new", agent_seen_at=None, agent_asked_at=None)
     rows = admin.get(f"/admin/inventory/server/?{query}").context["cl"].result_list
     assert [row.name for row in rows] == [shown]
+
+
+def test_servers_are_found_by_label_and_free_devices(admin: Client, make_server: Callable[..., Server]) -> None:
+    taken, free = make_server("taken", labels={"rack": "a1"}), make_server("free", labels={"rack": "a1", "1": "x=y"})
+    for number, server in enumerate((taken, free, free)):
+        Device.objects.create(server=server, uuid=str(number), index=number, vendor="nvidia", slots=number % 2)
+
+    def found(query: str) -> list[str]:
+        return [row.name for row in admin.get(f"/admin/inventory/server/?{query}").context["cl"].result_list]
+
+    assert found("label=rack%3Da1") == ["free", "taken"] and found("label=1%3Dx%3Dy") == ["free"]
+    assert found("label=rack%3Da") == []
+    assert found("free=yes") == ["free"] and found("free=no") == ["taken"]
+    html = admin.get("/admin/inventory/server/").content.decode()
+    assert 'value="rack=a1"' in html and ">1/2</a>" in html and ">0/1</a>" in html
+
+
+def test_device_memory_of_a_server_is_that_of_all_its_devices(admin: Client, make_server: Callable) -> None:
+    gib = 2**30
+    told = [{"memory_used_bytes": used * gib, "memory_total_bytes": 64 * gib} for used in (64, 32)]
+    make_server("full", figures={"devices": [*told, {"memory_used_bytes": None, "memory_total_bytes": 64 * gib}, "x"]})
+    make_server("silent", figures={"devices": [{"uuid": "a"}]})
+    html = admin.get("/admin/inventory/server/").content.decode()
+    assert ">75%<" in html and "96.0 / 128 GiB" in html
+    assert "No device&#x27;s tool has told." in html
+
+
+def test_a_deploying_service_shows_how_far_it_is_in_its_row(
+    admin: Client, make_server: Callable[..., Server], make_service: Callable[..., Service]
+) -> None:
+    from deployments import lifecycle
+    from deployments.models import OperationResult
+
+    operation = lifecycle.deploy(make_service("wide", *(make_server(f"s{n}") for n in range(4))), by=None)
+    OperationResult.objects.filter(pk=operation.results.order_by("pk").first().pk).update(state="done")
+    html = admin.get("/admin/deployments/service/").content.decode()
+    assert 'value="25" aria-label="1 of 4 done"' in html
+
+
+def test_servers_are_put_in_maintenance_and_out_of_it(operating: Client, make_server: Callable[..., Server]) -> None:
+    server = make_server("one")
+    page = f"/admin/inventory/server/{server.pk}/"
+    assert "Put in maintenance" in operating.get(page).content.decode()
+    bulk = {"action": "maintenance-on", "_selected_action": [server.pk], "confirmed": "1"}
+    operating.post("/admin/inventory/server/", bulk)
+    for path in (page, "/admin/inventory/server/"):
+        assert re.search(r'title="Left alone since \d\d:\d\d by operator', operating.get(path).content.decode()), path
+    html = operating.get(page).content.decode()
+    assert "End maintenance" in html and "Put in maintenance" not in html
+    operating.post(f"{page}do/maintenance-off/")
+    server.refresh_from_db()
+    assert not server.maintenance
+
+
+def test_a_command_is_begun_from_chosen_servers(operating: Client, make_server: Callable[..., Server]) -> None:
+    chosen = [make_server(name, username="root") for name in ("a", "b")]
+    make_server("c")
+    done = operating.post(
+        "/admin/inventory/server/", {"action": "command", "_selected_action": [server.pk for server in chosen]}
+    )
+    form = operating.get(done["Location"]).context["adminform"].form
+    assert [str(pk) for pk in form["on_servers"].value()] == [str(server.pk) for server in chosen]
+    assert operating.get("/admin/scheduler/run/add/?on_servers=x,&name=y").status_code == 200
 
 
 @pytest.fixture

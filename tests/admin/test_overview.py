@@ -1,7 +1,8 @@
 """The overview: what is free and busy, with its source and age, each figure leading to the list it counts."""
 
+import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import time, timedelta
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from django.utils import timezone
 
 from chat.models import Usage
 from deployments.models import DeviceClaim, Instance
+from deployments.phases import Phase
+from infini import events
 from infini.models import User
 from inventory.models import Brand, Device, Server
+from scheduler.models import Run, Task
 from tests.admin.conftest import count_queries, run_instances
 
 pytestmark = pytest.mark.django_db
@@ -116,3 +120,25 @@ def test_charts_stand_outside_what_is_fetched_anew(viewing: Client, make_server:
     html = viewing.get("/admin/").content.decode()
     assert 'data-url="/api/history"' in html and 'data-url="/api/usage/history"' in html
     assert html.index('id="live"') < html.index('id="fleet-history"')
+
+
+def test_what_needs_somebody_says_since_when(
+    viewing: Client, make_server: Callable[..., Server], make_service: Callable
+) -> None:
+    now = timezone.now()
+    one, silent = make_server("one"), make_server("gone", agent_seen_at=now - timedelta(minutes=30))
+    plain = make_server("plain", agent_token="", agent_seen_at=None, reachable=False)
+    events.record("server.unreachable", plain, by=None)
+    for name, server, phase in (("failed", one, Phase.FAILED), ("lost", silent, Phase.LOST)):
+        run_instances(make_service(name, server), phase, ready=False, observed_at=now - timedelta(minutes=7))
+    task = Task.objects.create(name="nightly", command="x", enabled=True, schedule_type="daily", time_of_day=time(3))
+    Run.objects.create(task=task, name="nightly", command="x", state="failed", created_at=now - timedelta(hours=2))
+
+    response = viewing.get("/admin/")
+
+    since = {problem.name: problem.since for problem in response.context["problems"]}
+    ages = {name: round((now - at).total_seconds() / 60) if at else None for name, at in since.items()}
+    assert ages == {"lost": 30, "failed": 7, "gone": 30, "plain": 0, "nightly": 120}
+    lines = re.findall(r"<li>.*?</li>", response.content.decode().split('class="problems"')[1], re.DOTALL)[:5]
+    assert all("<time " in line and 'class="btn" href=' in line for line in lines)
+    assert "gone is silent since " in lines[0]

@@ -49,7 +49,6 @@ def test_network_load_and_uptime_as_far_as_they_are_told(viewing: Client, make_s
     server = make_server(figures={**rates, "load_1m": 1.5, "load_5m": 1, "load_15m": 0.25, "uptime_seconds": 93_700})
     html = viewing.get(f"/admin/inventory/server/{server.pk}/").content.decode()
     assert "12.4 MB/s" in html and "950 B/s" in html and "1.5 · 1 · 0.25" in html and "1 d 2 h" in html
-    assert f'data-url="/api/servers/{server.pk}/history"' in html
     quiet = make_server(name="quiet", figures={"network_in_bytes_per_second": None, "load_1m": "x"})
     assert "Network in" not in viewing.get(f"/admin/inventory/server/{quiet.pk}/").content.decode()
 
@@ -69,7 +68,7 @@ def test_nonsense_from_an_agent_breaks_no_page(viewing: Client, make_server: Cal
 
 def test_server_shows_its_instances(viewing: Client, make_service: Callable[..., Service]) -> None:
     run_instances(make_service("brain"))
-    html = viewing.get(f"/admin/inventory/server/{Server.objects.get().pk}/").content.decode()
+    html = viewing.get(f"/admin/inventory/server/{Server.objects.get().pk}/?tab=instances").content.decode()
     assert "brain" in html and '<span class="chip-word">Ready</span>' in html
 
 
@@ -142,8 +141,8 @@ def test_a_servers_devices_with_what_their_tools_tell_and_what_not(
 
 def test_logs_are_offered_worst_first(viewing: Client, make_service: Callable[..., Service], make_server: Any) -> None:
     service = make_service("svc", make_server("a"), Server.objects.create(name="b", host_ip="127.0.0.1"))
-    page = f"/admin/deployments/service/{service.pk}/"
-    assert 'href="#logs"' not in viewing.get(page).content.decode()
+    page = f"/admin/deployments/service/{service.pk}/?tab=logs"
+    assert "No log yet" in viewing.get(page).content.decode()
     run_instances(service)
     broken = Instance.objects.get(placement__server__name="b")
     Instance.objects.filter(pk=broken.pk).update(phase=Phase.FAILED, ready=False)

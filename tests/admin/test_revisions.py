@@ -54,12 +54,12 @@ def test_any_two_are_compared_and_secrets_masked(service: Service, api: APIClien
 
 def test_the_page_shows_lines_and_goes_back_to_any_by_a_click(service: Service, operating: Client) -> None:
     page = f"/admin/deployments/service/{service.pk}/revisions/"
-    assert page in operating.get(f"/admin/deployments/service/{service.pk}/").content.decode()
-    shown = operating.get(f"{page}?from=1&to=2").content.decode()
+    assert 'href="?tab=revisions"' in operating.get(f"/admin/deployments/service/{service.pk}/").content.decode()
+    shown = operating.get(f"{page}?from=1&to=2", follow=True).content.decode()
     for text in ("-   --old", "+   --new", "KEY=set, changed", "faster", "Roll back to r1"):
         assert text in shown, text
     assert "k3y" not in shown and "0ther" not in shown
-    assert "From r2 to r3" in operating.get(page).content.decode()
+    assert "From r2 to r3" in operating.get(page, follow=True).content.decode()
 
     asked = operating.post(f"{page}1/roll-back/")
     assert (
@@ -69,23 +69,23 @@ def test_the_page_shows_lines_and_goes_back_to_any_by_a_click(service: Service, 
     assert messages_of(done) == "Rolling back: qwen."
     operation = Operation.objects.get(kind="roll_back")
     assert operation.revision and operation.revision.number == 1
-    assert "An operation is open" in operating.get(page).content.decode()
+    assert "An operation is open" in operating.get(page, follow=True).content.decode()
 
 
 def test_a_viewer_compares_and_changes_nothing(service: Service, viewing: Client) -> None:
     page = f"/admin/deployments/service/{service.pk}/revisions/"
-    assert "Roll back to r1" not in viewing.get(page).content.decode()
+    assert "Roll back to r1" not in viewing.get(page, follow=True).content.decode()
     assert viewing.post(f"{page}1/roll-back/", {"confirmed": "1"}).status_code == 403
     assert viewing.get(f"{page}1/roll-back/").status_code == 403
 
 
 def test_one_revision_alone_has_nothing_to_compare(make_service: Callable[..., Service], viewing: Client) -> None:
     made = make_service("new")
-    assert "nothing to compare" in viewing.get(f"/admin/deployments/service/{made.pk}/revisions/").content.decode()
+    assert "nothing to compare" in viewing.get(f"/admin/deployments/service/{made.pk}/?tab=revisions").content.decode()
 
 
 def test_queries_do_not_grow_with_revisions(service: Service, viewing: Client) -> None:
-    pages = [f"/admin/deployments/service/{service.pk}/{path}" for path in ("", "revisions/")]
+    pages = [f"/admin/deployments/service/{service.pk}/{path}" for path in ("", "?tab=revisions")]
     viewing.get(pages[0])  # what is counted once for all pages
     few = [count_queries(viewing, page) for page in pages]
     for number in range(5):
@@ -109,5 +109,5 @@ def test_deploying_with_a_note_keeps_it_and_verdicts_are_told(
         "gpu-07: exit code 1",
     )
     assert not listed[1]["on_trial"]
-    page = viewing.get(f"/admin/deployments/service/{service.pk}/revisions/").content.decode()
+    page = viewing.get(f"/admin/deployments/service/{service.pk}/?tab=revisions").content.decode()
     assert "gpu-07: exit code 1" in page and "verified" in page

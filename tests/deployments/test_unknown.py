@@ -216,7 +216,7 @@ def test_the_pages_show_it_and_adopt_by_post_alone(server: Server, operator: Use
     browser, watching = Client(), Client()
     browser.force_login(operator)
     watching.force_login(viewer)
-    assert b"stranger" in watching.get(f"/admin/inventory/server/{server.pk}/").content
+    assert b"stranger" in watching.get(f"/admin/inventory/server/{server.pk}/?tab=instances").content
     page = f"/admin/deployments/unknowninstance/{row.pk}/"
     shown = browser.get(page).content.decode()
     assert "exec sleep 301" in shown and "TOKEN" in shown and "s3cr3t" not in shown and "adopt/" in shown

@@ -51,11 +51,13 @@ def objects(site: RealSite) -> Iterator[list[str]]:
     yield [
         f"inventory/brand/{brand}/",
         f"inventory/card/compare/?ids={','.join(map(str, cards))}",
-        f"inventory/server/{local}/",
+        *(f"inventory/server/{local}/?tab={tab}" for tab in ("overview", "history", "instances", "files", "events")),
         f"inventory/server/{local}/change/",
-        f"deployments/service/{service['id']}/",
+        *(
+            f"deployments/service/{service['id']}/?tab={tab}"
+            for tab in ("instances", "logs", "revisions", "events", "usage")
+        ),
         f"deployments/service/{service['id']}/change/",
-        f"deployments/service/{service['id']}/revisions/",
         f"deployments/operation/{operation}/",
         f"chat/service/{service['id']}/",
     ]

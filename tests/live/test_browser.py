@@ -133,8 +133,26 @@ def test_a_failing_service_says_why(page: "Page", site: RealSite) -> None:  # no
     page.locator("#live .row-detail .log", has_text="the model file is missing").wait_for(timeout=60_000)
     page.locator("#live .page-title .chip", has_text="Not running").wait_for()
     page.goto(f"{site.url}/admin/")
-    page.locator(".problems li", has_text=body["name"]).get_by_role("link").click()
+    line = page.locator(".problems li", has_text=body["name"])
+    assert line.locator("time").inner_text().endswith(" ago")
+    line.get_by_role("link").click()
     page.wait_for_url(f"**/admin/deployments/service/{made['id']}/")
+
+    # From the failed row to its whole log; what it printed last stays while the page is patched.
+    page.locator(".last-lines", has_text="the model file is missing").wait_for()
+    page.evaluate("document.querySelector('.last-lines').dataset.mark = 'mine'")
+    page.locator("#live .card .source time").first.wait_for()
+    page.wait_for_timeout(5500)
+    assert page.locator(".last-lines[data-mark=mine]", has_text="the model file is missing").count() == 1
+    page.get_by_role("link", name="The whole log").click()
+    page.locator("#log-view", has_text="the model file is missing").wait_for()
+    tabs = page.get_by_role("navigation", name=f"Parts of {body['name']}")
+    assert tabs.locator("[aria-current=page]").inner_text() == "Logs"
+    page.get_by_role("main").get_by_role("link", name="Events", exact=True).click()
+    page.get_by_role("link", name="Deploy #").wait_for()
+    tabs.get_by_role("link", name="Revisions").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("All revisions").wait_for()
     site.request("DELETE", f"/api/services/{made['id']}")
 
 
@@ -197,7 +215,7 @@ def test_the_history_of_a_server(page: "Page", site: RealSite) -> None:  # noqa:
         database.commit()
 
     page.goto(f"{site.url}/admin/inventory/server/{server}/")
-    page.locator("#history").scroll_into_view_if_needed()
+    page.get_by_role("main").get_by_role("link", name="History").click()
     line = page.locator("#history .chart-line.line-0").first
     line.wait_for()
     assert line.get_attribute("d").count("M") == 2, "the gap stays a gap"

@@ -36,13 +36,12 @@ def test_read_a_log(page: "Page", site: RealSite, service: int) -> None:  # noqa
     sockets: list[str] = []
     page.on("websocket", lambda opened: "/logs" in opened.url and sockets.append(opened.url))
     page.goto(f"{site.url}/admin/deployments/service/{service}/")
-    page.locator("#logs").wait_for(state="attached")
-    assert page.evaluate("document.getElementById('logs').getBoundingClientRect().top > innerHeight")
+    page.locator("#live .table").wait_for()
     page.wait_for_timeout(500)
-    assert sockets == [], "no socket before the card is seen"
+    assert sockets == [], "no socket before the tab is open"
 
     view = page.locator("#log-view")
-    page.get_by_role("link", name="Logs", exact=True).click()
+    page.get_by_role("main").get_by_role("link", name="Logs", exact=True).click()
     page.get_by_text("INFO line 5:").wait_for()
     page.locator("#log-status", has_text="Live").wait_for()
     assert "tail=500" in sockets[0]
@@ -83,7 +82,7 @@ def test_read_a_log(page: "Page", site: RealSite, service: int) -> None:  # noqa
 
     # Out of sight the socket is closed; back in sight it goes on where it was.
     follow.click()
-    page.set_viewport_size({"width": 1280, "height": 300})
+    page.set_viewport_size({"width": 1280, "height": 120})
     page.evaluate("document.getElementById('live').scrollIntoView()")
     page.locator("#log-status", has_text="Paused while out of sight").wait_for(state="attached")
     count = len(sockets)
@@ -98,7 +97,7 @@ def test_lines_are_cleaned_and_an_outage_is_told(page: "Page", site: RealSite) -
     command = WRITE.replace("seq 1 800", "seq 1 3")
     body = {"name": f"log-{uuid.uuid4().hex[:6]}", "server_ids": [local["id"]], "deploy_command": command}
     made = site.json("POST", "/api/services", json=body)["id"]
-    page.goto(f"{site.url}/admin/deployments/service/{made}/#logs")
+    page.goto(f"{site.url}/admin/deployments/service/{made}/?tab=logs")
     page.get_by_text("INFO line 3:").wait_for()
     lines = page.locator("#log-view .log-line").all_inner_texts()
     assert lines[:5] == ["INFO <b>loading</b> weights", "load 100%", "early 1", "early 2", "early 3"]
@@ -121,7 +120,7 @@ def test_a_flood_leaves_the_page_usable(page: "Page", site: RealSite) -> None:  
     local = next(s for s in site.json("GET", "/api/servers") if s["name"] == "local")
     body = {"name": f"log-{uuid.uuid4().hex[:6]}", "server_ids": [local["id"]], "deploy_command": "exec yes"}
     made = site.json("POST", "/api/services", json=body)["id"]
-    page.goto(f"{site.url}/admin/deployments/service/{made}/#logs")
+    page.goto(f"{site.url}/admin/deployments/service/{made}/?tab=logs")
     page.wait_for_function("document.querySelectorAll('#log-view .log-line').length === 5000")
     for _ in range(5):
         page.wait_for_timeout(400)

@@ -70,7 +70,9 @@ export class Files {
       if (found.truncated) lines.push(element("li", { class: "term-soft" }, say("more", found.entries.length)));
       this.listBox.replaceChildren(...lines);
     } catch (failed) {
-      if (asked === this.asked) this.problem(failed.message);
+      if (asked !== this.asked) return;
+      if (!this.names) this.listBox.replaceChildren();
+      this.problem(failed.message);
     }
   }
 

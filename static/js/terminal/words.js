@@ -1,6 +1,6 @@
-/* What the page says, in the reader's language: data-text-* of the body. */
+/* What the page says, in the reader's language: data-text-* of the element that has the cookie's name. */
 
-const texts = document.getElementById("terminals").dataset;
+const texts = document.querySelector("[data-csrf-cookie]").dataset;
 
 export function say(name, value) {
   const key = `text${name.replace(/(^|-)(\w)/g, (_all, _dash, letter) => letter.toUpperCase())}`;

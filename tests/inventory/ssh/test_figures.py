@@ -184,9 +184,9 @@ def test_resources_of_servers_without_agents(
 
     client.force_login(operator)
     page = client.get(f"/admin/inventory/server/{good.pk}/").content.decode()
-    assert "SSH, " in page and "Agentless" in page and "NVIDIA H100 80GB HBM3" in page
+    assert "SSH, " in page and "No agent" in page and "NVIDIA H100 80GB HBM3" in page
     assert "is not confirmed yet" in client.get(f"/admin/inventory/server/{unknown.pk}/").content.decode()
-    assert client.get("/admin/inventory/server/").content.decode().count("Agentless") == 5
+    assert client.get("/admin/inventory/server/").content.decode().count(">No agent</span>") == 5
 
 
 @pytest.mark.django_db(transaction=True)
