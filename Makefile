@@ -12,7 +12,7 @@ FOUND_PYTHON = $(shell for p in $(CANDIDATES); do "$$p" $(IS_NEW_ENOUGH) >/dev/n
 NO_PYTHON = Infini needs Python 3.11 or newer, and $(if $(PYTHON),$(PYTHON) is not,none was found). \
 Install one, or name it: make PYTHON=/path/to/python3.11
 
-.PHONY: help setup setup-dev up demo down test lint messages roles chaos bench clean
+.PHONY: help setup setup-dev up demo down test lint messages roles screenshots chaos bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make lint    check form, types, migrations"
 	@echo "make messages  collect new texts for locale/ and compile what is translated (needs gettext)"
 	@echo "make roles   write docs/roles.md from the table that tests hold the site to"
+	@echo "make screenshots  take the pictures of the main pages anew, into docs/images (needs Chromium)"
 	@echo "make chaos   200 random faults on a real site and real agents (FAULTS=30 for fewer)"
 	@echo "make bench   measure and print tables"
 	@echo "make clean   remove the virtual environment and caches; data stays"
@@ -80,6 +81,10 @@ roles: setup-dev
 messages: setup-dev
 	@$(VENV_PYTHON) manage.py makemessages --locale zh_Hans --no-location --no-obsolete --ignore .venv --ignore tests
 	@$(VENV_PYTHON) manage.py compilemessages --ignore .venv --verbosity 0
+
+# A site with a small simulated fleet and one real model, ten pages in four looks.
+screenshots: setup-dev
+	@$(VENV_PYTHON) -m tests.screenshots $(ARGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .bench

@@ -30,7 +30,7 @@ from infini.admin_base import (
     display,
 )
 from infini.admin_verbs import Verb, names_of
-from infini.csv_export import attributes
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
 from infini.event_words import event_words
 from infini.models import Event, User
@@ -117,6 +117,10 @@ TURN_OFF_TWO_STEP = Verb(
 )
 
 
+def _roles(user: User) -> list[str]:
+    return [group.name for group in user.groups.all() if group.name in ROLES]
+
+
 def _remove(user: User, by: Any) -> None:
     with transaction.atomic():
         events.record("user.deleted", user, by=by)
@@ -135,6 +139,13 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
     list_display = ["username", "role_shown", "email", "active_shown", "two_step_shown", "last_login_shown"]
     list_filter = [("groups", RelatedDropdownFilter)]
     search_fields = ["username", "first_name", "last_name", "email"]
+    csv_columns = [
+        *attributes("id", "username", "first_name", "last_name", "email"),
+        CsvColumn("role", lambda user: "superuser" if user.is_superuser else ", ".join(_roles(user))),
+        *attributes("is_active"),
+        CsvColumn("two_step", lambda user: bool(user.totp_secret)),
+        *attributes("date_joined", "last_login"),
+    ]
     filter_horizontal = []
     fieldsets = [
         (None, {"fields": ["username", "password", "role", "is_active"]}),

@@ -14,7 +14,8 @@ from django.conf import settings
 from django.utils.translation import get_language, to_locale
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[-.\d]*([a-z])")
-_WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z]|[a-z]\.$")
+_WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z(]|[a-z]\.$")
+_BETWEEN = re.compile(r"(?<=[a-z)0-9]\.) (?=\S)")  # two sentences
 _SHAPES = {"d": r"(-?\d+)", "g": r"(-?[\d.e+-]+)", "f": r"(-?[\d.]+)"}
 _LONGEST = 1000  # longer ones are output, not sentences of ours
 _FEWEST_LETTERS = 6  # of its own, for a text to be told from another by its shape
@@ -44,11 +45,15 @@ def _said(text: str, language: str) -> str:
     known = _catalogue(language).get(text)
     if known:
         return known
+    sentences = _BETWEEN.split(text)
+    told = [said(sentence) for sentence in sentences] if len(sentences) > 1 else sentences
+    if len(told) > 1 and all(one != other for one, other in zip(told, sentences, strict=True)):
+        return "".join(told)  # each by itself, before the blank of a shape takes several
     for shape in _shapes(language):
         if all(words in text for words in shape.own) and (found := shape.pattern.fullmatch(text)):
             values = {name: said(value) for name, value in zip(shape.names, found.groups(), strict=True)}
             return shape.translation % values
-    return _after_a_name(text)
+    return "".join(told) if told != sentences else _after_a_name(text)
 
 
 def _after_a_name(text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from infini.display import BAD, BUSY, GOOD, QUIET, Chip
+from infini.said import said
 from inventory.installation.plans import label_of
 from inventory.installation.states import Kind, State, StepState
 from inventory.models import Installation
@@ -58,7 +59,7 @@ def installation_chip(row: Installation) -> Chip:
         return Chip(_("Looked at"), GOOD, "task_alt", _("Nothing was changed"))
     role, icon = _STATES[row.state]
     done = sum(step["state"] in (StepState.DONE, StepState.UNCHANGED, StepState.PLANNED) for step in row.steps)
-    title = row.reason or _("%(done)d of %(all)d steps") % {"done": done, "all": len(row.steps)}
+    title = said(row.reason) or _("%(done)d of %(all)d steps") % {"done": done, "all": len(row.steps)}
     return Chip(str(State(row.state).label), role, icon, title)
 
 
@@ -85,7 +86,7 @@ def _step_row(kind: str, step: dict[str, Any]) -> StepRow:
     role, icon = _STEPS[state]
     chip = Chip(str(state.label), role, icon)
     return StepRow(
-        label_of(kind, step["name"]), chip, step["text"], step["output"], state == StepState.FAILED, _took(step)
+        label_of(kind, step["name"]), chip, said(step["text"]), step["output"], state == StepState.FAILED, _took(step)
     )
 
 

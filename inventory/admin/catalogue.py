@@ -23,6 +23,7 @@ from infini.admin_base import (
     display,
 )
 from infini.counting import count_of
+from infini.csv_export import CsvColumn, attributes
 from infini.display import link
 from infini.timeline import events_about
 from infini.visibility import visible
@@ -67,6 +68,7 @@ class EnvironmentAdmin(RecordAdmin):
     fieldsets = [(None, {"fields": ["name"]})]
     remove = staticmethod(remove_environment)
     empty_text = _("Environments separate servers and models, as development from production.")
+    csv_columns = attributes("id", "name", "server_count", "model_count", "created_at")
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         bound = AIModel.environments.through.objects.all()
@@ -97,6 +99,9 @@ class BrandAdmin(PagedAdmin, LogoAdmin):
     fieldsets = [(None, {"fields": ["name", "name_zh", "vendor", "logo_file", "logo", "sort_order"]})]
     empty_text = _("Brands are makers of accelerators. The reference list loads at the first start.")
     removed_effect = _("Their cards are deleted with them. A brand that servers have is kept.")
+    csv_columns = attributes(
+        "id", "name", "name_zh", "vendor", "sort_order", "card_count", "server_count", "created_at"
+    )
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         servers = visible(Server.objects.all(), request.user)
@@ -147,6 +152,11 @@ class AIModelAdmin(LogoAdmin):
     empty_text = _("A model is what services serve.")
     fieldsets = [(None, {"fields": ["name", "parameters", "logo_file", "logo", "environments"]})]
     removed_effect = _("A model that services have is kept.")
+    csv_columns = [
+        *attributes("id", "name", "parameters"),
+        CsvColumn("environments", lambda model: ", ".join(str(e) for e in model.environments.all())),
+        *attributes("created_at"),
+    ]
 
     def annotated(self, request: HttpRequest, rows: Any) -> QuerySet:
         seen = visible(Environment.objects.all(), request.user)

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import ChoicesDropdownFilter, PagedAdmin, display
 from infini.admin_verbs import NAMES_SHOWN, Verb, ask_first, names_of
+from infini.csv_export import attributes
 from infini.display import ABSENT, Chip, ago, link
 from infini.said import said
 from infini.visibility import visible
@@ -240,6 +241,10 @@ class InstallationAdmin(PagedAdmin):
     list_select_related = ["by"]
     list_filter = [("state", ChoicesDropdownFilter), ("kind", ChoicesDropdownFilter)]
     search_fields = ["server_name", "reason"]
+    csv_columns = attributes(
+        *("id", "batch", "kind", "dry_run", "server_name", "state", "reason", "by.username"),
+        *("attempts", "created_at", "started_at", "finished_at"),
+    )
     empty_text = _("No agent was installed yet. Choose servers in their list, then the action Install agent.")
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from infini.admin_base import BaseAdmin, ChoicesDropdownFilter, DropdownFilter, PagedAdmin, display
 from infini.admin_verbs import Verb, names_of
 from infini.confirmation import typed_name
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Chip, ago, gib, link, url_or_none
 from infini.errors import Conflict
 from inventory.models import Recording, TerminalSession
@@ -85,6 +86,10 @@ class TerminalAdmin(_ReadOnly):
     search_fields = ["user_name", "server_name"]
     search_help_text = _("Search user or server")
     empty_text = _("No terminal was opened yet. Open one from a server's page.")
+    csv_columns = attributes(
+        *("id", "server_name", "account", "service_name", "user_name", "opened_at", "ended_at", "ending"),
+        *("exit_status", "signal", "ended_by_name"),
+    )
 
     def has_module_permission(self, request: HttpRequest) -> bool:
         return self.has_view_permission(request)
@@ -138,6 +143,13 @@ class RecordingAdmin(_ReadOnly, PagedAdmin):
     search_fields = ["session__user_name", "session__server_name"]
     search_help_text = _("Search user or server")
     empty_text = _("What terminals show is recorded here, where the site or the server is set so.")
+    csv_columns = [
+        *attributes("id"),
+        CsvColumn("server", lambda recording: recording.session.server_name),
+        CsvColumn("user", lambda recording: recording.session.user_name),
+        CsvColumn("opened_at", lambda recording: recording.session.opened_at),
+        *attributes("state", "seconds", "bytes"),
+    ]
 
     @property
     def verbs(self) -> list[Verb]:  # type: ignore[override]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from infini import events
 from infini.errors import Conflict, Invalid
@@ -88,7 +89,9 @@ def cancel(installations: Sequence[Installation], *, by: events.Actor) -> int:
         with transaction.atomic():
             waiting = Installation.objects.filter(pk=row.pk, state=State.QUEUED)
             ended = waiting.update(
-                state=State.CANCELLED, reason=f"Cancelled by {who} before it began.", finished_at=timezone.now()
+                state=State.CANCELLED,
+                reason=gettext_noop("Cancelled by %(who)s before it began.") % {"who": who},
+                finished_at=timezone.now(),
             )
             asked = (
                 0 if ended else Installation.objects.filter(pk=row.pk, state=State.RUNNING).update(cancel_asked=True)

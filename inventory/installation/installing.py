@@ -5,6 +5,8 @@ cut off anywhere is completed by the next one from its first step on.
 import hashlib
 import time
 
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
+
 from infini import secrets
 from inventory.agents import AgentError, AgentRefusesToken, AgentUnreachable
 from inventory.installation import certificates
@@ -26,39 +28,58 @@ def look(work: Work) -> Outcome:
     if facts["not_writable"]:
         raise StepFailed(facts["not_writable"])
     if facts["free_bytes"] < LEAST_FREE_BYTES:
-        raise StepFailed(f"Only {facts['free_bytes'] // 1024**2} MiB are free where the agent would be; it needs 64.")
+        raise StepFailed(
+            _("Only %(mib)d MiB are free where the agent would be; it needs 64.")
+            % {"mib": facts["free_bytes"] // 1024**2}
+        )
     if facts["port_taken_by"]:
         port = work.server.agent_port
         raise StepFailed(
-            f"Port {port} on {work.server.name} is taken by {facts['port_taken_by']}. "
-            "End that, or give the server another agent port."
+            _("Port %(port)d on %(server)s is taken by %(by)s. End that, or give the server another agent port.")
+            % {"port": port, "server": work.server.name, "by": facts["port_taken_by"]}
         )
     owner = _whose_agent(work)
     if owner:
         raise StepFailed(
-            f"The agent there is that of {owner}, which is the same machine. Remove one of the two servers."
+            _("The agent there is that of %(server)s, which is the same machine. Remove one of the two servers.")
+            % {"server": owner}
         )
-    how = {"root": "as root", "sudo": "as root by sudo", "sudo-password": "as root by sudo with the stored password"}
-    who = how.get(work.remote.privilege.way, f"as {facts['account']}, without root: in its home directory")
-    kept = f", {counted(facts['instances'])} running" if facts["instances"] else ""
+    how = {
+        "root": _("as root"),
+        "sudo": _("as root by sudo"),
+        "sudo-password": _("as root by sudo with the stored password"),
+    }
+    who = how.get(work.remote.privilege.way) or _("as %(account)s, without root: in its home directory") % facts
     python = f"Python {facts['python_version']} ({facts['python']})"
-    return Outcome(StepState.DONE, f"{facts['system']}, {facts['machine']}, {python}, {who}{kept}.")
+    text = _("The machine: %(system)s, %(machine)s, %(python)s; the site works there %(who)s.")
+    text %= {"system": facts["system"], "machine": facts["machine"], "python": python, "who": who}
+    if facts["instances"]:
+        text += " " + _("Running there: %(instances)s.") % {"instances": counted(facts["instances"])}
+    return Outcome(StepState.DONE, text)
 
 
 def copy_file(work: Work) -> Outcome:
     own, there = own_release(), work.facts["version"]
     folder = work.facts["folder"]
     if there and is_older(own.version, there):
-        return Outcome(StepState.UNCHANGED, f"Version {there} is there, newer than ours; it stays.")
+        return Outcome(
+            StepState.UNCHANGED, _("Version %(version)s is there, newer than ours; it stays.") % {"version": there}
+        )
+
+    values = {"file": f"{folder}/infini_agent.py", "version": own.version, "before": there, "folder": folder}
+    over = _("Write version %(version)s to %(file)s over %(before)s.")
 
     def copy() -> tuple[str, str]:
         output = work.do("source", source=own.source).get("output", "")
-        return f"{folder}/infini_agent.py is version {own.version}" + (f", it was {there}." if there else "."), output
+        text = (
+            _("%(file)s is version %(version)s, it was %(before)s.") if there else _("%(file)s is version %(version)s.")
+        )
+        return text % values, output
 
     return work.outcome(
         work.facts["source"] != own.sha256,
-        right=f"Version {own.version} is in {folder}.",
-        would=f"Write version {own.version} to {folder}/infini_agent.py" + (f" over {there}." if there else "."),
+        right=_("Version %(version)s is in %(folder)s.") % values,
+        would=(over if there else _("Write version %(version)s to %(file)s.")) % values,
         do=copy,
     )
 
@@ -73,15 +94,15 @@ def put_token(work: Work) -> Outcome:
         work.secrets.append(token)
         if agreed:
             work.do("close_secrets")
-            return "The token and key were readable by others; now by their owner alone.", ""
+            return _("The token and key were readable by others; now by their owner alone."), ""
         work.do("token", token=token)
         work.server.agent_token = token
-        return "A token is on the server, mode 0600.", ""
+        return _("A token is on the server, mode 0600."), ""
 
     return work.outcome(
         not agreed or work.facts["token_open"],
-        right="Server and site agree on the token.",
-        would="Close the token and key to others." if agreed else "Write a token, mode 0600.",
+        right=_("Server and site agree on the token."),
+        would=_("Close the token and key to others.") if agreed else _("Write a token, mode 0600."),
         do=put,
     )
 
@@ -100,12 +121,13 @@ def put_certificate(work: Work) -> Outcome:
         if identity:
             work.do("certificate", certificate=identity.certificate, key=identity.key)
         work.server.agent_certificate = identity.certificate if identity else found
-        return ("A certificate was made and pinned." if identity else "The server's certificate is pinned."), ""
+        text = _("A certificate was made and pinned.") if identity else _("The server's certificate is pinned.")
+        return text, ""
 
     outcome = work.outcome(
         not pinned,
-        right="Server and site agree on the certificate.",
-        would="Pin the certificate that is there." if good else "Make a certificate, write it, and pin it.",
+        right=_("Server and site agree on the certificate."),
+        would=_("Pin the certificate that is there.") if good else _("Make a certificate, write it, and pin it."),
         do=put,
     )
     if not work.dry_run:
@@ -123,18 +145,20 @@ def supervise(work: Work) -> Outcome:
     where = {
         "systemd": f"systemd ({paths})",
         "cron.d": f"cron ({paths})",
-        "crontab": f"the account's crontab ({paths})",
+        "crontab": _("the account's crontab (%(paths)s)") % {"paths": paths},
     }
-    what = where[work.facts["supervision"]]
-    warning = f" {work.facts['cron_missing']} After a reboot nothing starts it." if work.facts["cron_missing"] else ""
+    what = {"what": where[work.facts["supervision"]]}
+    missing = work.facts["cron_missing"]
+    warning = f" {missing} " + _("After a reboot nothing starts it.") if missing else ""
 
     def write() -> tuple[str, str]:
-        return f"It starts at boot and is kept running by {what}.{warning}", work.do("supervise").get("output", "")
+        text = _("It starts at boot and is kept running by %(what)s.") % what
+        return text + warning, work.do("supervise").get("output", "")
 
     return work.outcome(
         not work.facts["supervised"],
-        right=f"{what} starts it at boot and keeps it running.{warning}",
-        would=f"Have it started at boot and kept running by {what}.{warning}",
+        right=_("It is started at boot and kept running by %(what)s already.") % what + warning,
+        would=_("Have it started at boot and kept running by %(what)s.") % what + warning,
         do=write,
     )
 
@@ -142,18 +166,22 @@ def supervise(work: Work) -> Outcome:
 def start(work: Work) -> Outcome:
     """Start it, or again when it runs with something else than what is there now."""
     written = work.changed & {"source", "token", "certificate", "supervise"}
-    wrong = work.facts["wrong"] or ("something of it was changed" if written else "")
-    again = work.facts["runs"]
-    instances = f" Running on meanwhile: {counted(work.facts['instances'])}." if work.facts["instances"] else ""
+    wrong = work.facts["wrong"] or (_("something of it was changed") if written else "")
+    again, instances = work.facts["runs"], ""
+    if work.facts["instances"]:
+        instances = " " + _("Running on meanwhile: %(instances)s.") % {"instances": counted(work.facts["instances"])}
 
     def run() -> tuple[str, str]:
         output = work.do("start", seconds=120).get("output", "")
-        return f"The agent was started{' again' if again else ''} and answers on its machine.{instances}", output
+        fresh = _("The agent was started and answers on its machine.")
+        return (_("The agent was started again and answers on its machine.") if again else fresh) + instances, output
+
+    would = _("Start it again: %(why)s.") if again else _("Start it: %(why)s.")
 
     return work.outcome(
         bool(wrong) or _planned_before(work),
-        right="It runs, with all that is there.",
-        would=f"Start it{' again' if again else ''}: {wrong or 'something of it is changed'}.{instances}",
+        right=_("It runs, with all that is there."),
+        would=would % {"why": wrong or _("something of it is changed")} + instances,
         do=run,
     )
 
@@ -161,11 +189,15 @@ def start(work: Work) -> Outcome:
 def wait_for_report(work: Work) -> Outcome:
     """Ask it as the monitor will, from here; then its version is known."""
     if work.dry_run:
-        return Outcome(StepState.PLANNED, f"Wait for its first report, at {_where(work)}.")
+        return Outcome(StepState.PLANNED, _("Wait for its first report, at %(where)s.") % {"where": _where(work)})
     report = first_report(work)
     record_first_report(work.server.pk, report)
-    version, running = agent_part(report).get("version"), running_instances(report)
-    return Outcome(StepState.DONE, f"Version {version} reports, with {counted(running)}.")
+    return Outcome(StepState.DONE, reports_text(report))
+
+
+def reports_text(report: dict) -> str:
+    version, running = agent_part(report).get("version"), counted(running_instances(report))
+    return _("Version %(version)s reports, with %(instances)s.") % {"version": version, "instances": running}
 
 
 def first_report(work: Work) -> dict:
@@ -189,9 +221,12 @@ def agent_log(work: Work) -> str:
 
 def _why_silent(work: Work, error: AgentError) -> str:
     if isinstance(error, AgentUnreachable):
-        return f"It runs there and cannot be reached from here: {error.message} Open {_where(work)} in its firewall."
+        text = _(
+            "It runs there and cannot be reached from here. Open %(where)s in its firewall. The answer was: %(why)s"
+        )
+        return text % {"where": _where(work), "why": error.message}
     if isinstance(error, AgentRefusesToken):
-        return f"{error.message} Another agent may listen at {_where(work)}."
+        return error.message + " " + _("Another agent may listen at %(where)s.") % {"where": _where(work)}
     return error.message
 
 
@@ -205,7 +240,7 @@ def _whose_agent(work: Work) -> str:
 
 
 def _where(work: Work) -> str:
-    return f"{work.server.host_ip} port {work.server.agent_port}"
+    return f"{work.server.host_ip}:{work.server.agent_port}"
 
 
 def _planned_before(work: Work) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from infini.errors import Unavailable
 from inventory.installation.release import installer
@@ -93,16 +94,16 @@ class Remote:
         facts = dict(line.partition(" ")[::2] for line in said.splitlines() if line.startswith("INFINI-"))
         system = facts.get("INFINI-SYSTEM", "")
         if system != "Linux":
-            raise RemoteRefusal(
-                f"The site installs agents on Linux only; this is {system or 'no system we know'}.", said
-            )
+            text = _("The site installs agents on Linux only; this is %(system)s.")
+            raise RemoteRefusal(text % {"system": system or _("no system we know")}, said)
         self.python = facts.get("INFINI-PYTHON", "")
         if not self.python:
-            wanted = settings.SERVER_PYTHON or "python3 in the account's PATH"
-            raise RemoteRefusal(
-                f"There is no Python 3.8 or newer on {self.access.server_name}: looked for {wanted}. "
+            wanted = settings.SERVER_PYTHON or _("python3 in the account's PATH")
+            text = _(
+                "There is no Python 3.8 or newer on %(server)s: looked for %(wanted)s. "
                 "Install one, or name it with INFINI_SERVER_PYTHON."
             )
+            raise RemoteRefusal(text % {"server": self.access.server_name, "wanted": wanted})
         self.privilege = self._privilege(facts)
 
     def _privilege(self, facts: dict[str, str]) -> Privilege:
@@ -149,8 +150,9 @@ def _answer_in(output: str) -> dict[str, Any] | None:
 
 def _why_no_answer(result: CommandResult, seconds: float) -> str:
     if result.cancelled:
-        return "It was cancelled."
+        return _("It was cancelled.")
     if result.timed_out:
-        return f"It did not end within {seconds:g} s."
-    how = f"signal {result.signal}" if result.signal else f"exit code {result.exit_status}"
-    return f"The installer ended with {how} and without an answer."
+        return _("It did not end within %(n)g s.") % {"n": seconds}
+    if result.signal:
+        return _("The installer was ended by signal %(signal)s, without an answer.") % {"signal": result.signal}
+    return _("The installer ended with exit code %(code)s and without an answer.") % {"code": result.exit_status}

@@ -1,12 +1,14 @@
 """The steps of a removal. The agent goes; instances stay, unless it was asked to stop them. May be repeated."""
 
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
+
 from inventory.agents import AgentError
 from inventory.installation.access import forget_agent_access
 from inventory.installation.states import StepState
 from inventory.installation.work import Outcome, StepFailed, Work, counted
 from inventory.ssh.errors import SshNotSetUp
 
-BY_HAND = "Remove it by hand: python3 install_agent.py --remove"
+BY_HAND = _("Remove it by hand: python3 install_agent.py --remove")
 
 
 def look(work: Work) -> Outcome:
@@ -18,30 +20,37 @@ def look(work: Work) -> Outcome:
     ours = facts["version"] or facts["runs"] or facts["supervised"]
     if not ours and work.server.agent_token and not isinstance(work.report(), AgentError):
         raise StepFailed(
-            f"The agent that answers was not installed by the site: nothing is in {facts['folder']}. "
-            "End it by hand, then clear token and certificate at the server."
+            _(
+                "The agent that answers was not installed by the site: nothing is in %(folder)s. "
+                "End it by hand, then clear token and certificate at the server."
+            )
+            % facts
         )
     if not ours:
-        return Outcome(StepState.DONE, "No agent is there any more.")
-    return Outcome(StepState.DONE, f"Version {facts['version'] or 'unknown'} in {facts['folder']}, {facts['system']}.")
+        return Outcome(StepState.DONE, _("No agent is there any more."))
+    if not facts["version"]:
+        return Outcome(StepState.DONE, _("An agent of unknown version in %(folder)s, %(system)s.") % facts)
+    return Outcome(StepState.DONE, _("Version %(version)s in %(folder)s, %(system)s.") % facts)
 
 
 def see_to_instances(work: Work) -> Outcome:
     running = work.facts["instances"]
     if not running:
-        return Outcome(StepState.UNCHANGED, "No instance runs.")
+        return Outcome(StepState.UNCHANGED, _("No instance runs."))
     if not work.installation.stop_instances:
         return Outcome(
             StepState.UNCHANGED,
-            f"Left running, with nobody to watch until an agent is installed again: {counted(running)}.",
+            _("Left running, with nobody to watch until an agent is installed again: %(instances)s.")
+            % {"instances": counted(running)},
         )
 
     def stop() -> tuple[str, str]:
         stopped = work.do("stop_instances", seconds=150)["stopped"]
         work.facts["instances"] = []
-        return f"Stopped {counted(stopped)}.", ""
+        return _("Stopped %(instances)s.") % {"instances": counted(stopped)}, ""
 
-    return work.outcome(True, right="", would=f"Stop {counted(running)}.", do=stop)
+    would = _("Stop these: %(instances)s.") % {"instances": counted(running)}
+    return work.outcome(True, right="", would=would, do=stop)
 
 
 def end(work: Work) -> Outcome:
@@ -49,24 +58,29 @@ def end(work: Work) -> Outcome:
     there = work.facts["runs"] or work.facts["supervised"]
 
     def run() -> tuple[str, str]:
-        return "It is not started at boot any more, and has ended.", work.do("end").get("output", "")
+        return _("It is not started at boot any more, and has ended."), work.do("end").get("output", "")
 
-    return work.outcome(there, right="It does not run.", would="Have it started no more, and end it.", do=run)
+    return work.outcome(there, right=_("It does not run."), would=_("Have it started no more, and end it."), do=run)
 
 
 def erase(work: Work) -> Outcome:
     kept = work.facts["instances"]
     there = work.facts["version"] or work.facts["token"] or (work.facts["state_exists"] and not kept)
     folder, state = work.facts["folder"], work.facts["state"]
-    also = f"; {state} stays, for {counted(kept)}" if kept else f" and {state}"
+    values = {"folder": folder, "state": state, "instances": counted(kept)}
+    staying = " " + _("%(state)s stays, for %(instances)s.") % values if kept else ""
+    would = _("Remove its files from %(folder)s.") if kept else _("Remove its files from %(folder)s and %(state)s.")
 
     def remove() -> tuple[str, str]:
         done = work.do("erase")
-        return f"Removed {len(done['removed'])} files from {folder}{also}.", ""
+        gone = (
+            _("Removed %(n)d files from %(folder)s.")
+            if kept
+            else _("Removed %(n)d files from %(folder)s and %(state)s.")
+        )
+        return gone % {**values, "n": len(done["removed"])} + staying, ""
 
-    return work.outcome(
-        bool(there), right="Its files are gone.", would=f"Remove its files from {folder}{also}.", do=remove
-    )
+    return work.outcome(bool(there), right=_("Its files are gone."), would=would % values + staying, do=remove)
 
 
 def forget(work: Work) -> Outcome:
@@ -75,6 +89,6 @@ def forget(work: Work) -> Outcome:
 
     def clear() -> tuple[str, str]:
         forget_agent_access(work.server.pk, by=work.installation.by)
-        return "Token and certificate are forgotten; the server is not asked any more.", ""
+        return _("Token and certificate are forgotten; the server is not asked any more."), ""
 
-    return work.outcome(known, right="Nothing is stored of it.", would="Forget token and certificate.", do=clear)
+    return work.outcome(known, right=_("Nothing is stored of it."), would=_("Forget token and certificate."), do=clear)

@@ -5,9 +5,11 @@ May be repeated: what runs already is answered so by the agent, and over SSH not
 
 import time
 
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
+
 from inventory.agents import AgentError, AgentRefusesToken, AgentRejects
 from inventory.installation.access import record_first_report
-from inventory.installation.installing import agent_log, copy_file, look, start
+from inventory.installation.installing import agent_log, copy_file, look, reports_text, start
 from inventory.installation.release import is_older, own_release
 from inventory.installation.states import StepState
 from inventory.installation.work import Outcome, StepFailed, Work, agent_part, counted, running_instances
@@ -23,27 +25,27 @@ def ask_version(work: Work) -> Outcome:
     report = work.report()
     if isinstance(report, AgentRefusesToken):
         raise StepFailed(
-            f"{report.message} Install the agent instead: that brings token and certificate into agreement."
+            f"{report.message} " + _("Install the agent instead: that brings token and certificate into agreement.")
         )
     if isinstance(report, AgentError):
         if not work.server.username:
-            raise StepFailed(f"{report.message} There is no SSH account to upgrade it by either.")
-        return Outcome(StepState.DONE, f"{report.message} It will be upgraded over SSH.")
+            raise StepFailed(f"{report.message} " + _("There is no SSH account to upgrade it by either."))
+        return Outcome(StepState.DONE, f"{report.message} " + _("It will be upgraded over SSH."))
     work.before = report
-    version, running = agent_part(report).get("version"), counted(running_instances(report))
-    return Outcome(StepState.DONE, f"Version {version} answers, with {running}.")
+    values = {"version": agent_part(report).get("version"), "instances": counted(running_instances(report))}
+    return Outcome(StepState.DONE, _("Version %(version)s answers, with %(instances)s.") % values)
 
 
 def send(work: Work) -> Outcome:
     own, runs = own_release(), str(agent_part(work.before).get("version") or "")
     if runs and is_older(own.version, runs):
-        return Outcome(StepState.UNCHANGED, f"It is newer than ours, {own.version}.")
+        return Outcome(StepState.UNCHANGED, _("It is newer than ours, %(version)s.") % {"version": own.version})
     if work.dry_run:
         if runs == own.version:
-            return Outcome(StepState.UNCHANGED, f"It is version {own.version} already.")
-        way = f"Send version {own.version} to the agent" if runs else f"Copy version {own.version} over SSH"
-        return Outcome(StepState.PLANNED, f"{way}. Instances run on.")
-    refusal = _send_to_agent(work) if runs else "The agent does not answer."
+            return Outcome(StepState.UNCHANGED, _already())
+        way = _("Send version %(version)s to the agent.") if runs else _("Copy version %(version)s over SSH.")
+        return Outcome(StepState.PLANNED, way % {"version": own.version} + " " + _("Instances run on."))
+    refusal = _send_to_agent(work) if runs else _("The agent does not answer.")
     if isinstance(refusal, Outcome):
         return refusal
     return _copy_over_ssh(work, refusal)
@@ -53,24 +55,23 @@ def restart(work: Work) -> Outcome:
     """Only where the file came over SSH; an agent that took it has executed it by itself."""
     if work.facts:
         return start(work)
-    return Outcome(StepState.UNCHANGED, "The agent does it itself.")
+    return Outcome(StepState.UNCHANGED, _("The agent does it itself."))
 
 
 def wait_for_version(work: Work) -> Outcome:
     """Until the new version reports, with every instance that ran before as the same process."""
     if work.dry_run:
-        return Outcome(StepState.PLANNED, "Wait for its report, and compare the instances.")
+        return Outcome(StepState.PLANNED, _("Wait for its report, and compare the instances."))
     report = _new_report(work)
     record_first_report(work.server.pk, report)
     before, after = running_instances(work.before), running_instances(report)
-    version = agent_part(report).get("version")
     same = [key for key, pid in before.items() if after.get(key) == pid]
     other = sorted(set(before) - set(same))
-    text = f"Version {version} reports, with {counted(after)}."
+    text = reports_text(report)
     if before:
-        text += f" {len(same)} of {len(before)} run on as the same process."
+        text += " " + _("%(n)d of %(all)d run on as the same process.") % {"n": len(same), "all": len(before)}
     if other:
-        text += f" Ended or restarted meanwhile: {', '.join(other)}."
+        text += " " + _("Ended or restarted meanwhile: %(names)s.") % {"names": ", ".join(other)}
     return Outcome(StepState.DONE, text)
 
 
@@ -78,19 +79,21 @@ def _send_to_agent(work: Work) -> Outcome | str:
     """What came of it, or why the agent cannot do it by itself."""
     own = own_release()
     if not work.is_mine():
-        raise StepFailed("Somebody else works on it.")
+        raise StepFailed(_("Somebody else works on it."))
     body = {"sha256": own.sha256, "source": own.source}
     answer = work.agent("POST", "/agent/upgrade", body, seconds=SEND_SECONDS)
     if isinstance(answer, AgentRejects) and answer.status in (404, 409, 413):
         return answer.message
     if isinstance(answer, AgentRejects):
-        raise StepFailed(f"The agent refuses the file: {answer.details or answer.message}")
+        raise StepFailed(_("The agent refuses the file: %(why)s") % {"why": answer.details or answer.message})
     if isinstance(answer, AgentError):
         return answer.message
     if answer.get("version") == own.version and agent_part(work.before).get("version") == own.version:
-        return Outcome(StepState.UNCHANGED, f"It is version {own.version} already.")
+        return Outcome(StepState.UNCHANGED, _already())
     work.changed.add("sent")
-    return Outcome(StepState.DONE, f"The agent took version {own.version} and its own place.")
+    return Outcome(
+        StepState.DONE, _("The agent took version %(version)s and its own place.") % {"version": own.version}
+    )
 
 
 def _copy_over_ssh(work: Work, refusal: str) -> Outcome:
@@ -100,10 +103,14 @@ def _copy_over_ssh(work: Work, refusal: str) -> Outcome:
         raise StepFailed(f"{refusal} {error.message}") from None
     if not work.facts["version"]:
         raise StepFailed(
-            f"{refusal} Nor was this agent installed by the site: install it, or replace its file by hand."
+            f"{refusal} " + _("Nor was this agent installed by the site: install it, or replace its file by hand.")
         )
     outcome = copy_file(work)
-    return Outcome(outcome.state, f"{refusal} Over SSH: {outcome.text}", outcome.output)
+    return Outcome(outcome.state, " ".join([refusal, _("It goes over SSH."), outcome.text]), outcome.output)
+
+
+def _already() -> str:
+    return _("It is version %(version)s already.") % {"version": own_release().version}
 
 
 def _new_report(work: Work) -> dict:
@@ -117,7 +124,8 @@ def _new_report(work: Work) -> dict:
             there = agent_part(report)
             if not is_older(str(there.get("version")), wanted):
                 return report
-            told = f"Version {there.get('version')} runs again: the new file did not do, and the agent took it back."
+            told = _("Version %(version)s runs again: the new file did not do, and the agent took it back.")
+            told %= {"version": there.get("version")}
         else:
             told = report.message
         if time.monotonic() > until or work.cancelled.wait(0.5):

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from infini.errors import Unavailable
 from inventory.agents import AgentAddress, AgentError, Answer, Ask, ask_each
@@ -118,8 +119,12 @@ def agent_part(report: dict[str, Any]) -> dict[str, Any]:
 def counted(keys: Any) -> str:
     """``2 instances (a, b)``, for sentences."""
     names = sorted(map(str, keys))
-    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-    return f"{len(names)} instance{'' if len(names) == 1 else 's'}" + (f" ({shown})" if names else "")
+    values = {"n": len(names), "names": ", ".join(names[:10]), "more": len(names) - 10}
+    if not names:
+        return _("no instance")
+    if len(names) > 10:
+        return _("%(n)d instances (%(names)s and %(more)d more)") % values
+    return (_("%(n)d instance (%(names)s)") if len(names) == 1 else _("%(n)d instances (%(names)s)")) % values
 
 
 def now_text() -> str:

@@ -46,6 +46,7 @@ def test_stopping_the_last_ready_instance_takes_the_services_name(operating: Cli
     assert word_in(operating.post(url)) is None, "none of it is ready: a click is enough"
 
     url = f"{page(service)}do/stop/"
+    assert f'data-asks action="{url}"' in operating.get(page(service)).content.decode()
     asked = operating.post(url)
     assert word_in(asked) == "svc" and b"1 instance ends, 1 of them ready." in asked.content
     for answer in ({"confirmed": "1"}, {"confirmed": "1", "word": "sv"}, {"word": "svc"}):

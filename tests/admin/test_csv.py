@@ -23,7 +23,15 @@ from tests.admin.conftest import run_instances
 pytestmark = pytest.mark.django_db
 LISTS = [
     *("inventory/server", "inventory/device", "inventory/card", "deployments/service", "deployments/operation"),
-    *("infini/event", "infini/alert", "infini/apikey"),
+    *("inventory/brand", "inventory/aimodel", "inventory/environment", "inventory/installation"),
+    *(
+        "inventory/terminalsession",
+        "inventory/recording",
+        "infini/event",
+        "infini/alert",
+        "infini/user",
+        "infini/apikey",
+    ),
 ]
 
 

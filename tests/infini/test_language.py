@@ -22,7 +22,9 @@ from infini import events
 from infini.models import Event, User
 from infini.roles import WORDS
 from infini.said import said
-from inventory.models import Brand, Environment, Server
+from inventory.installation import words
+from inventory.models import Brand, Environment, Installation, Server
+from inventory.shown_installations import step_rows
 
 
 @pytest.fixture(autouse=True)
@@ -180,6 +182,36 @@ def test_a_stored_sentence_is_said_in_the_readers_language(stored: str, shown: s
 def test_the_agents_sentences_are_those_it_writes() -> None:
     agent = (ROOT / "agent" / "infini_agent.py").read_text(encoding="utf-8")
     assert [text for text in SENTENCES if re.sub(r"%\(\w+\)", "%", text) not in agent] == []
+
+
+def test_the_installers_sentences_are_those_it_writes() -> None:
+    installer = (ROOT / "agent" / "install_agent.py").read_text(encoding="utf-8")
+    assert [text for text in words.SENTENCES if re.sub(r"%\(\w+\)", "%", text) not in installer] == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        ("Version 0.3.0 reports, with no instance.", "版本 0.3.0 已上报，没有实例。"),
+        (
+            "Version 0.3.0 reports, with 2 instances (a, b). 2 of 2 run on as the same process.",
+            "版本 0.3.0 已上报，2 个实例（a, b）。2 个中有 2 个以同一进程继续运行。",
+        ),
+        (
+            "Start it again: it runs another version than the file on disk.",
+            "重新启动：它运行的版本与磁盘上的文件不同。",
+        ),
+        (
+            "It starts at boot and is kept running by cron (/etc/a). cron is installed and does not "
+            "run. After a reboot nothing starts it.",
+            "已由 cron (/etc/a) 开机启动并保持运行。已安装 cron，但没有运行。重启后不会有任何程序启动它。",
+        ),
+    ],
+)
+def test_a_step_of_an_installation_in_chinese(stored: str, shown: str) -> None:
+    steps = [{"name": "start", "state": "done", "text": stored, "output": "", "started_at": "", "finished_at": ""}]
+    with translation.override("zh-hans"):
+        assert step_rows(Installation(kind="install", steps=steps))[0].text == shown
 
 
 def test_a_brand_is_called_by_its_chinese_name_and_stored_by_its_own(administrator: User) -> None:

@@ -145,6 +145,11 @@ class RealSite:
             self._argv(*args), cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=seconds
         )
 
+    def run_module(self, module: str, *, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """`python -m` within this site's environment."""
+        command = [sys.executable, "-m", module]
+        return subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, timeout=seconds)
+
     # Asking
 
     def key(self, user: str = "admin") -> str:
