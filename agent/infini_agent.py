@@ -639,6 +639,8 @@ class Shim:
         self.listen_for_signals()
         self.child: Child | None = None
         self.line: socket.socket | None = None
+        self.exit_fd = -1
+        self.ended: Json = {}
 
     # Beginning
 
@@ -782,7 +784,14 @@ class Shim:
             OSError
         ):  # of an earlier run: to replace it would only delay the news of this one's end
             os.unlink(self.path("exit.json"))
+        self.stage_exit()
         return True
+
+    def stage_exit(self) -> None:
+        """Have a file for the exit record while nobody waits: at the end somebody may."""
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            self.exit_fd = os.open(self.path("exit.json.staged"), flags, 0o600)
 
     def may_begin(self, staged: str) -> bool:
         """Say that all is ready, and wait for the word that the intent is on disk; without it, undo what was done."""
@@ -903,7 +912,7 @@ class Shim:
         with contextlib.suppress(OSError):
             os.unlink(self.fifo_path)
         if self.line is not None:
-            self.tell({"event": "gone"})
+            self.tell({"event": "gone", "ended": self.ended})
 
     def wait(self, poller: Any, milliseconds: int | None) -> None:
         """Sleep until something happens and take one helping of output."""
@@ -1002,7 +1011,7 @@ class Shim:
         Nor a power cut, unless it was told to end: then nothing hangs on its code, and somebody waits for its end.
         """
         self.leader_ended = True
-        record = {
+        self.ended = record = {
             "run": self.run_id,
             "exit_code": code,
             "finished_at": iso_now(),
@@ -1012,12 +1021,28 @@ class Shim:
         }
         while True:
             try:
-                write_json(self.path("exit.json"), record, durable=not self.stop_asked)
+                self.write_exit(json.dumps(record).encode(), durable=not self.stop_asked)
                 return
             except OSError:
                 # A full disk: the code stays with us until there is room, and output is taken meanwhile.
                 self.pump()
                 time.sleep(0.5)
+
+    def write_exit(self, data: bytes, durable: bool) -> None:
+        """Write exit.json as `write_file` does, by the file that is ready for it, if any."""
+        fd, self.exit_fd = self.exit_fd, -1
+        if fd < 0:
+            write_file(self.path("exit.json"), data, durable)
+            return
+        try:
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(self.path("exit.json.staged"), self.path("exit.json"))
+        if durable:
+            sync_folder(self.folder)
 
     # Ending
 
@@ -3917,8 +3942,10 @@ class Agent:
             gone = line.hear(QUICK_END_WITHIN)
             line.close()
             with self.lock:
-                if gone and instance.is_live and instance.stop_told:
-                    self.watcher.on_shim_end(instance)
+                if gone and gone["run"] == instance.run and instance.is_live and instance.stop_told:
+                    instance.stop_told = False
+                    ended = gone["ended"]  # as exit.json has it
+                    self.finish(instance, ended["exit_code"], ended["finished_at"], ended)
             return
         until = time.monotonic() + QUICK_END_WITHIN
         while instance.is_live and instance.stop_told and time.monotonic() < until:
