@@ -29,6 +29,7 @@ import selectors
 import signal
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
@@ -65,10 +66,16 @@ PROBE_TIMEOUT = 1.0
 SHIM_ANSWER_WITHIN = 2.0
 IDLE_CONNECTION_SECONDS = 75.0
 CONNECTIONS = 256
+HEADER_LINES = 100
+HEADER_LINE_BYTES = 65536
 RESTART_HISTORY = 10
-SPARE_SHIM_AFTER = 0.01  # seconds without a request
+SPARE_SHIM_AFTER = 0.0025  # seconds without a request, and at the latest after
+SPARE_SHIM_WITHIN = 0.05
+SPARE_ANSWER_WITHIN = 0.5  # else it hangs or was frozen, and another shim is forked
+ROOM_FOR_A_RUN = 32 * 1024
 CHILD_FILES = 1024  # more than a shim ever has open
 QUICK_END_WITHIN = 0.02
+STARTED_AT_WITHIN = 0.02  # seconds by which a start may be told too early
 LOOK_FOR_OTHERS_AFTER = 0.01  # seconds that a tree has to end at the group's SIGTERM alone
 UNKNOWN = "unknown"
 WAITING_FOR_SHIM = "Waiting for the shim of an earlier run to end."
@@ -100,12 +107,24 @@ def signal_name(number: int) -> str:
         return "signal %d" % number
 
 
-def write_file(path: str, data: bytes, durable: bool, folder_later: bool = False) -> None:
+def write_file(path: str, data: bytes, durable: bool) -> None:
     """Replace `path` by `data` in one step, mode 0600; a reader sees the old or the new content, never half.
 
-    `durable` also waits until the disk has it; with `folder_later` the caller is yet to call `sync_folder`, and until
-    then a power cut may bring the old content back. Raises OSError.
+    `durable` also waits until the disk has it. Raises OSError.
     """
+    temporary = stage_file(path, data, durable)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        sync_folder(os.path.dirname(path))
+
+
+def stage_file(path: str, data: bytes, durable: bool) -> str:
+    """Write what is to replace `path` to a file beside it, and return that file's path. Raises OSError."""
     temporary = "%s.%d.%d.tmp" % (path, os.getpid(), threading.get_ident())
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o600)
     try:
@@ -115,13 +134,11 @@ def write_file(path: str, data: bytes, durable: bool, folder_later: bool = False
                 os.fsync(fd)
         finally:
             os.close(fd)
-        os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    if durable and not folder_later:
-        sync_folder(os.path.dirname(path))
+    return temporary
 
 
 def hold(path: str) -> int:
@@ -168,9 +185,49 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def write_json(path: str, document: Json, durable: bool, folder_later: bool = False) -> None:
+def write_json(path: str, document: Json, durable: bool) -> None:
     """Write `document` to `path` as `write_file` does."""
-    write_file(path, json.dumps(document).encode(), durable, folder_later)
+    write_file(path, json.dumps(document).encode(), durable)
+
+
+def refuse_full_disk(fd: int) -> None:
+    """Raise OSError where the disk has no room for the few small files of a run."""
+    disk = os.fstatvfs(fd)
+    free = disk.f_bfree if os.geteuid() == 0 else disk.f_bavail
+    if disk.f_blocks and free * disk.f_frsize < ROOM_FOR_A_RUN:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def sync_data(fd: int) -> None:
+    """Wait until the disk has what was written."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+_renameat2: Callable[..., int] | None = None
+
+
+def load_renameat2() -> None:
+    """Make it callable for `exchange`; done in the agent alone, or shims would pay for loading ctypes."""
+    global _renameat2
+    with contextlib.suppress(ImportError, OSError, AttributeError):
+        import ctypes  # noqa: PLC0415
+
+        _renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+
+
+def exchange(one: str, other: str) -> None:
+    """Have two files change places in one step; where the system cannot, `one` takes the place of `other`.
+
+    The first needs no room in a folder, frees none, and leaves both names as they were. Raises OSError.
+    """
+    here = -100  # AT_FDCWD
+    if _renameat2 is None or _renameat2(here, os.fsencode(one), here, os.fsencode(other), 2):  # RENAME_EXCHANGE
+        os.replace(one, other)
+
+
+def stage_json(path: str, document: Json) -> str:
+    """Write `document` beside `path` as `stage_file` does."""
+    return stage_file(path, json.dumps(document).encode(), durable=False)
 
 
 class Unreadable(Exception):
@@ -599,6 +656,9 @@ class Shim:
         self.leader_fd = -1
         self.listen_for_signals()
         self.child: Child | None = None
+        self.line: socket.socket | None = None
+        self.exit_fd = -1
+        self.ended: Json = {}
 
     # Beginning
 
@@ -613,35 +673,36 @@ class Shim:
         A forked process copies each page of memory when it first writes there; a quarter of a start went into that.
         """
         request = json.loads(json.dumps({"folder": os.devnull, "run": "", "mark": "", "cgroup": None}))
-        self.take_up(request, lambda message: None)
+        self.take_up(request, lambda message: None, None)
         for step in (
             self.take_lock,
             lambda: self.wanted(adopt=True),
             self.open_output,
-            lambda: write_json(self.path("process.json"), request, durable=False),
+            lambda: os.replace(stage_json(self.path("process.json"), request), self.path("process.json")),
         ):
             with contextlib.suppress(OSError):
                 step()
 
-    def take_up(self, request: Json, tell: Callable[[Json], None]) -> None:
+    def take_up(self, request: Json, tell: Callable[[Json], None], line: socket.socket | None) -> None:
         """Know whose shim this is."""
         self.folder: str = request["folder"]
         self.run_id: str = request["run"]
         self.mark: str = request["mark"]
         self.cgroup: str | None = request.get("cgroup")
         self.tell = tell
+        self.line = line
 
-    def main(self, request: Json, tell: Callable[[Json], None]) -> None:
-        """Do the whole life of a shim."""
+    def main(self, request: Json, tell: Callable[[Json], None], line: socket.socket | None) -> None:
+        """Do the whole life of a shim; `line` leads to the agent where that has a word in the start itself."""
         signal.signal(signal.SIGTERM, self.on_stop)
-        self.take_up(request, tell)
+        self.take_up(request, tell, line)
         adopt = request["adopt"]
         if adopt and self.child:
             self.child.dismiss()
         if not self.take_lock():
             self.tell({"event": "busy"})
             return
-        document = self.wanted(adopt)
+        document = request.get("document") or self.wanted(adopt)
         if document.get("run") != self.run_id:
             self.tell({"event": "busy"})
             return
@@ -726,8 +787,14 @@ class Shim:
         self.leader = self.child.identity
         self.enter_cgroup(self.leader.pid)
         record = self.process_record(document, iso_now(), time.monotonic())
+        staged = stage_json(self.path("process.json"), record)
         replaced = hold(self.path("process.json"))
-        write_json(self.path("process.json"), record, durable=False)
+        if self.line is not None and not self.may_begin(staged):
+            return False
+        if time.monotonic() - record["started_monotonic"] > STARTED_AT_WITHIN:
+            record = self.process_record(document, iso_now(), time.monotonic())
+            staged = stage_json(self.path("process.json"), record)
+        os.replace(staged, self.path("process.json"))
         self.tell({"event": "started", "process": record})  # somebody waits for it
         self.child.become(self.spec["command"], self.spec, self.mark, self.fifo_path)
         let_go(replaced)
@@ -735,7 +802,29 @@ class Shim:
             OSError
         ):  # of an earlier run: to replace it would only delay the news of this one's end
             os.unlink(self.path("exit.json"))
+        self.stage_exit()
         return True
+
+    def stage_exit(self) -> None:
+        """Have a file for the exit record while nobody waits: at the end somebody may."""
+        with contextlib.suppress(OSError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            self.exit_fd = os.open(self.path("exit.json.staged"), flags, 0o600)
+
+    def may_begin(self, staged: str) -> bool:
+        """Say that all is ready, and wait for the word that the intent is on disk; without it, undo what was done."""
+        assert self.line is not None and self.child is not None
+        self.tell({"event": "ready"})
+        if read_line(self.line) is not None:
+            return True
+        self.child.dismiss()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.child.identity.pid, 0)
+        self.leave_cgroup()
+        for path in (staged, self.fifo_path):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        return False
 
     def enter_cgroup(self, pid: int) -> None:
         """Put the child that waits at the gate into its cgroup; it runs without one, but not without its limit."""
@@ -840,6 +929,8 @@ class Shim:
         # thing done, and counts from here on: that a process of this size is gone takes as long as all of the above.
         with contextlib.suppress(OSError):
             os.unlink(self.fifo_path)
+        if self.line is not None:
+            self.tell({"event": "gone", "ended": self.ended})
 
     def wait(self, poller: Any, milliseconds: int | None) -> None:
         """Sleep until something happens and take one helping of output."""
@@ -938,7 +1029,7 @@ class Shim:
         Nor a power cut, unless it was told to end: then nothing hangs on its code, and somebody waits for its end.
         """
         self.leader_ended = True
-        record = {
+        self.ended = record = {
             "run": self.run_id,
             "exit_code": code,
             "finished_at": iso_now(),
@@ -948,12 +1039,28 @@ class Shim:
         }
         while True:
             try:
-                write_json(self.path("exit.json"), record, durable=not self.stop_asked)
+                self.write_exit(json.dumps(record).encode(), durable=not self.stop_asked)
                 return
             except OSError:
                 # A full disk: the code stays with us until there is room, and output is taken meanwhile.
                 self.pump()
                 time.sleep(0.5)
+
+    def write_exit(self, data: bytes, durable: bool) -> None:
+        """Write exit.json as `write_file` does, by the file that is ready for it, if any."""
+        fd, self.exit_fd = self.exit_fd, -1
+        if fd < 0:
+            write_file(self.path("exit.json"), data, durable)
+            return
+        try:
+            write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(self.path("exit.json.staged"), self.path("exit.json"))
+        if durable:
+            sync_folder(self.folder)
 
     # Ending
 
@@ -1170,45 +1277,45 @@ def spawner_main(fd: int) -> None:
     gc.freeze()
     boot_id = read_boot_id()
     while True:
-        # A spare is forked in a quiet moment: it would only be in the way of the shims just asked for.
-        is_quiet = not select.select([link], [], [], SPARE_SHIM_AFTER)[0]
-        if is_quiet and spare_answers(boot_id, link):
-            continue
         line = read_line(link)
         if line is None:
             return
-        fork_shim(json.loads(line.decode()), boot_id, link)
+        request = json.loads(line.decode())
+        if request.get("event") == "spare":
+            fork_spare(boot_id, link)
+        else:
+            fork_shim(request, boot_id, link)
 
 
-def spare_answers(boot_id: str, link: socket.socket) -> bool:
-    """Fork a shim that itself waits for the next request, so that this one need not wait for a fork.
-
-    Return when it has taken one: only one process at a time reads the requests. False when it ended without; then no
-    other is forked before there is a request, or where processes are short one would follow the other.
-    """
-    ours, theirs = os.pipe()
+def fork_spare(boot_id: str, link: socket.socket) -> None:
+    """Fork a shim that waits for a start, which then need not wait for a fork. Where none can be, there is none."""
     try:
         pid = os.fork()
     except OSError:
-        pid = -1
+        return
     if pid == 0:
         try:
-            os.close(ours)
             detach()
-            shim = Shim(boot_id)
-            shim.fork_ahead()
-            shim.rehearse()
-            line = read_line(link)
-            if line is not None:  # else the agent ended
-                with contextlib.suppress(BrokenPipeError):  # the spawner ended; there is still one for this request
-                    os.write(theirs, b"t")
-                os.close(theirs)
-                shim_main(json.loads(line.decode()), boot_id, link, shim)
+            spare_main(boot_id, link)
         finally:
             os._exit(0)
-    os.close(theirs)
-    with open(ours, "rb") as file:
-        return file.read(1) == b"t"
+
+
+def spare_main(boot_id: str, link: socket.socket) -> None:
+    """Get ready for a start, offer the agent a line of our own, and be the shim that is asked for over it."""
+    shim = Shim(boot_id)
+    shim.fork_ahead()
+    shim.rehearse()
+    line, theirs = socket.socketpair()
+    offer = json.dumps({"event": "spare", "shim": shim.identity}).encode() + b"\n"
+    with contextlib.suppress(OSError):
+        link.sendmsg([offer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", theirs.fileno()))])
+    theirs.close()
+    link.close()
+    request = read_line(line)
+    if request is None:  # the agent ended, or wants another one
+        return
+    shim_main(json.loads(request.decode()), boot_id, line, shim)
 
 
 def read_line(link: socket.socket) -> bytes | None:
@@ -1255,16 +1362,18 @@ def detach() -> None:
 
 
 def shim_main(request: Json, boot_id: str, link: socket.socket, spare: Shim | None = None) -> None:
-    """Be the shim that `request` asks for."""
+    """Be the shim that `request` asks for; a spare one has `link` for itself, others share it with the spawner."""
     told = []
 
-    def tell_once(message: Json) -> None:
+    def tell(message: Json) -> None:
         tell_agent(link, request, message)
-        told.append(True)
-        link.close()  # a shim holds nothing of the agent's, or the agent's end would not be seen
+        if message["event"] != "ready":
+            told.append(True)
+        if spare is None:
+            link.close()  # a shim holds nothing of the agent's, or the agent's end would not be seen
 
     try:
-        (spare or Shim(boot_id)).main(request, tell_once)
+        (spare or Shim(boot_id)).main(request, tell, link if spare else None)
     except Exception as error:  # noqa: BLE001 - the last chance to say why there is no process
         if not told:
             tell_agent(
@@ -1275,6 +1384,61 @@ def shim_main(request: Json, boot_id: str, link: socket.socket, spare: Shim | No
             write_file(os.path.join(request["folder"], "shim.error"), text.encode(), durable=False)
 
 
+SPARE_REQUEST = b'{"event": "spare"}\n'
+
+
+class Line:
+    """The agent's end of a shim's own line: a start over it needs neither the spawner nor the watcher."""
+
+    def __init__(self, fd: int, shim: Identity | None) -> None:
+        self.socket = socket.socket(fileno=fd)
+        self.socket.set_inheritable(False)
+        self.shim = shim
+        self.buffer = b""
+        self.ended = False
+
+    def send(self, message: Json) -> bool:
+        """Tell the shim something; False when it has ended."""
+        try:
+            self.socket.settimeout(SPARE_ANSWER_WITHIN)
+            self.socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            return False
+        return True
+
+    def hear(self, seconds: float) -> Json | None:
+        """Return the next thing the shim says; None when it says nothing in time, or has ended."""
+        until = time.monotonic() + seconds
+        try:
+            while b"\n" not in self.buffer:
+                self.socket.settimeout(max(0.001, until - time.monotonic()))
+                data = self.socket.recv(READ_BYTES)
+                if not data:
+                    self.ended = True
+                    return None
+                self.buffer += data
+        except OSError as error:
+            self.ended = isinstance(error, ConnectionError)
+            return None
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return dict(json.loads(line.decode()))
+
+    def close(self) -> None:
+        """Say no more: a shim that has not been told to begin undoes what it did and ends."""
+        self.socket.close()
+
+    def dismiss(self, boot_id: str) -> None:
+        """Have a shim that runs nothing end, and wait for it; one that hangs, or was frozen, is killed."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+        until = time.monotonic() + SPARE_ANSWER_WITHIN
+        while self.hear(until - time.monotonic()) is not None:
+            pass
+        self.close()
+        if not self.ended and self.shim is not None:
+            send_signal(self.shim, signal.SIGKILL, boot_id)
+
+
 class Spawner:
     """The agent's end of the spawner: started when first needed, and again should it die."""
 
@@ -1282,6 +1446,8 @@ class Spawner:
         self.lock = threading.Lock()
         self.link: socket.socket | None = None
         self.process: Any = None
+        self.spare: Line | None = None
+        self.spare_wanted_since: float | None = None
         self.on_new_link: Callable[[socket.socket], None] = lambda link: None
 
     def prepare(self) -> None:
@@ -1289,6 +1455,31 @@ class Spawner:
         with self.lock, contextlib.suppress(OSError):
             if self.link is None:
                 self.start()
+
+    def offer(self, line: Line) -> None:
+        """Keep a spare shim for the next start; one is enough."""
+        with self.lock:
+            earlier, self.spare = self.spare, line
+        if earlier is not None:
+            earlier.close()
+
+    def take_spare(self) -> Line | None:
+        """Return the line to the spare shim, now the caller's; None where there is none."""
+        with self.lock:
+            line, self.spare = self.spare, None
+        return line
+
+    def want_spare(self) -> None:
+        """Have the watcher ask for another one in a quiet moment."""
+        if self.spare is None and self.spare_wanted_since is None:
+            self.spare_wanted_since = time.monotonic()
+
+    def ask_for_spare(self) -> None:
+        """Have another spare shim forked; a spawner that is yet to be started makes one anyway."""
+        with self.lock, contextlib.suppress(OSError):
+            self.spare_wanted_since = None
+            if self.link is not None and self.spare is None:
+                self.link.sendall(SPARE_REQUEST)
 
     def ask(self, request: Json) -> None:
         """Send a request for a shim. Raise OSError when no spawner can be started."""
@@ -1318,12 +1509,18 @@ class Spawner:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
+        with contextlib.suppress(OSError):  # it has ended already: whoever asks for more is told
+            ours.sendall(SPARE_REQUEST)
+        self.spare_wanted_since = None
         self.link = ours
         self.on_new_link(ours)
         return ours
 
     def close(self) -> None:
         """End the spawner after what it was asked for, and see it off: no one else would."""
+        spare = self.take_spare()
+        if spare is not None:
+            spare.close()
         with self.lock, contextlib.suppress(OSError):
             if self.link is None:
                 return
@@ -1331,6 +1528,12 @@ class Spawner:
             until = time.monotonic() + 2
             while self.process.poll() is None and time.monotonic() < until:
                 time.sleep(0.005)
+
+    def end_if_frozen(self) -> None:
+        """Kill a spawner that somebody has stopped: it would hold up all that is asked of it, for ever."""
+        found = read_stat(self.process.pid) if self.process is not None and sys.platform.startswith("linux") else None
+        if found is not None and found.state in "Tt" and found.ppid == os.getpid():
+            self.process.kill()
 
     def lost(self, link: socket.socket) -> None:
         """Note that the spawner behind `link` ended; the next request starts another."""
@@ -1369,8 +1572,20 @@ def windows_start_time(pid: int) -> str | None:
 class WindowsSpawner:
     """Starts a shim as a detached process of its own; it has no link, so the agent reads its files."""
 
+    spare_wanted_since: float | None = None
+
     def prepare(self) -> None:
         """Nothing is started ahead."""
+
+    def take_spare(self) -> Line | None:
+        """There is none."""
+        return None
+
+    def want_spare(self) -> None:
+        """There will be none."""
+
+    def end_if_frozen(self) -> None:
+        """There is none that could be."""
 
     def ask(self, request: Json) -> None:
         """Start a shim for `request`. Raise OSError."""
@@ -1684,6 +1899,40 @@ class Pending(NamedTuple):
     reason: str
 
 
+NEXT_INTENT = "instance.json.next"
+BLOCK = 4096  # a file for intents has whole ones of a file system, so that to write in place changes nothing else
+
+
+def checked_json(document: Json) -> bytes:
+    """Return `document` as JSON with a sum over it: what is written in place may be torn, with old parts beside new."""
+    text = json.dumps(document)
+    return ('%s, "check": %d}' % (text[:-1], check_sum(text))).encode()
+
+
+def fill_blocks(data: bytes, size: int) -> bytes:
+    """Return `data` with blanks up to the end of a block, and no shorter than `size`."""
+    return data.ljust(max(size, -(-len(data) // BLOCK) * BLOCK))
+
+
+def is_whole(document: Json) -> bool:
+    """Tell whether a document is just as `checked_json` made it."""
+    rest = {name: value for name, value in document.items() if name != "check"}
+    return check_sum(json.dumps(rest)) == document.get("check") and type(rest.get("number")) is int
+
+
+def check_sum(text: str) -> int:
+    """Return the CRC-32 of a text."""
+    import zlib  # noqa: PLC0415 - not loaded into shims
+
+    return zlib.crc32(text.encode())
+
+
+def not_writable(error: OSError) -> ApiError:
+    """Return the answer for a state directory that takes no more."""
+    message = "The agent could not write its state directory (%s); nothing was changed." % error.strerror
+    return ApiError(500, "state_not_writable", message)
+
+
 class Instance:
     """What the agent knows of one instance: the first part stands in instance.json, the second is observed.
 
@@ -1707,7 +1956,9 @@ class Instance:
         self.intent_boot_id = ""
         self.port_taken = False
         self.verdict: str | None = None  # why we ended it ourselves
-        self.replaced = -1  # the file that the latest save took the place of
+        self.number = 0  # counts what is wanted, so that the later of two files is known
+        self.kept_number = 0  # the one in instance.json
+        self.next_fd = -1
         # What is observed
         self.broken: str | None = None  # a state file that cannot be read
         self.phase = "stopped"
@@ -1724,6 +1975,7 @@ class Instance:
         self.ask_again_at: float | None = None  # when a shim that was asked for is overdue
         self.stop_told = False
         self.probe: Probe | None = None
+        self.line: Line | None = None  # to a shim that this agent has told to begin
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -1756,14 +2008,19 @@ class Instance:
         """Whether the last shim died before it had seen to the whole tree: it removes its FIFO at the end."""
         return os.path.exists(self.path("output"))
 
-    def save(self, folder_later: bool = False) -> None:
-        """Put what is wanted on disk, durably. Raise ApiError when the disk does not take it.
+    def make_folder(self) -> bool:
+        """Have a folder for the files; tell whether it is a new one. Raises OSError."""
+        if os.path.isdir(self.folder):
+            return False
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        return True
 
-        With `folder_later` the next agent finds it at once, and a power cut may still undo it: call `sync` before
-        anybody is told.
-        """
-        document = {
+    def document(self) -> Json:
+        """Return what instance.json is to hold: later than all before."""
+        self.number += 1
+        return {
             "key": self.key,
+            "number": self.number,
             "spec": self.spec,
             "generation": self.generation,
             "run": self.run,
@@ -1776,34 +2033,86 @@ class Instance:
             "port_taken": self.port_taken,
             "verdict": self.verdict,
         }
+
+    def save(self) -> None:
+        """Put what is wanted on disk, durably. Raise ApiError when the disk does not take it."""
         try:
-            if not os.path.isdir(self.folder):
-                os.makedirs(self.folder, mode=0o700, exist_ok=True)
-            self.replaced = hold(self.path("instance.json")) if folder_later else -1
-            write_json(self.path("instance.json"), document, durable=True, folder_later=folder_later)
+            is_new = self.make_folder()
+            document = self.document()
+            write_json(self.path("instance.json"), document, durable=True)
+            self.kept_number = document["number"]
+            if is_new:
+                sync_folder(os.path.dirname(self.folder))
         except OSError as error:
-            self.let_go()
-            message = "The agent could not write its state directory (%s); nothing was changed." % error.strerror
-            raise ApiError(500, "state_not_writable", message) from error
+            raise not_writable(error) from error
 
-    def sync(self) -> None:
-        """Make what was saved proof against a power cut, while the process starts or ends."""
+    def announce(self) -> bool:
+        """Write what is wanted to the file beside instance.json, where the next agent finds it should this one die.
+
+        The disk may not have it yet: that takes `keep`; then `put` has instance.json say the same. False where there is
+        no such file: nothing was done, and `save` does it all. Raise ApiError when the disk does not take it.
+        """
         try:
-            sync_folder(self.folder)
-        except OSError as error:  # the file itself is on disk: too late, and no reason, to undo what it says
-            log("instance.sync_failed key=%s: %s" % (self.key, error))
-        self.let_go()
+            self.next_fd = os.open(self.path(NEXT_INTENT), os.O_WRONLY)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise not_writable(error) from error
+        try:
+            # To write in place is all that the disk has to do; the files of a run need some room all the same.
+            refuse_full_disk(self.next_fd)
+            write_all(self.next_fd, fill_blocks(checked_json(self.document()), os.fstat(self.next_fd).st_size))
+        except OSError as error:
+            self.take_back()
+            raise not_writable(error) from error
+        return True
 
-    def let_go(self) -> None:
-        """Have the space freed that the earlier file took."""
-        let_go(self.replaced)
-        self.replaced = -1
+    def keep(self) -> None:
+        """Make what was announced proof against a power cut. Raise ApiError when the disk does not take it."""
+        try:
+            sync_data(self.next_fd)
+        except OSError as error:
+            self.take_back()
+            raise not_writable(error) from error
+        self.close_next()
+
+    def take_back(self) -> None:
+        """Have nobody find what was announced."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self.next_fd, b" ", 0)  # in place of a brace
+        self.close_next()
+
+    def close_next(self) -> None:
+        os.close(self.next_fd)
+        self.next_fd = -1
+
+    def put(self) -> None:
+        """Have instance.json say what was announced; it counts under either name, so a power cut may undo this."""
+        announced = self.number
+        try:
+            if announced > self.kept_number:
+                exchange(self.path(NEXT_INTENT), self.path("instance.json"))
+                self.kept_number = announced
+        except OSError as error:
+            log("instance.put_failed key=%s: %s" % (self.key, error))
+
+    def make_next(self) -> None:
+        """Have a file to announce the next intent in, with its name on disk."""
+        if os.name == "nt":
+            return
+        try:
+            size = os.path.getsize(self.path("instance.json"))
+            write_file(self.path(NEXT_INTENT), fill_blocks(b" " * size, 0), durable=True)
+        except OSError as error:  # the next one is saved the long way
+            log("instance.no_room_for_next key=%s: %s" % (self.key, error))
 
     def load(self) -> None:
         """Read what is wanted back from disk; raise Unreadable."""
         document = read_json(self.path("instance.json"))
         if document is None:
             raise Unreadable("instance.json is missing")
+        document = self.latest(document)
+        self.number = self.kept_number = stored_integer(document, "number") or 0
         try:
             spec = document["spec"]
             if spec is not None:
@@ -1823,6 +2132,21 @@ class Instance:
             self.spec = spec
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unreadable("instance.json is incomplete") from error
+
+    def latest(self, document: Json) -> Json:
+        """Return what an agent that died had still announced, if that is later than `document`."""
+        try:
+            found = read_json(self.path(NEXT_INTENT)) or {}
+        except Unreadable:  # empty, or torn by a power cut: then nothing came of it
+            return document
+        number = stored_integer(
+            document, "number"
+        )  # an agent before 0.4 gives none, and knows nothing of the other file
+        if number is None or not is_whole(found) or found["number"] <= number:
+            return document
+        with contextlib.suppress(OSError):
+            write_json(self.path("instance.json"), found, durable=True)
+        return found
 
     def reset_observed(self) -> None:
         """Forget the last run before the next one starts."""
@@ -3370,6 +3694,7 @@ class Agent:
         self.state_dir = state_dir
         self.boot_id = read_boot_id()
         self.started_at = iso_now()
+        self.asked_at = 0.0  # when a request last came or was answered
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.instances: Dict[str, Instance] = {}
@@ -3403,6 +3728,7 @@ class Agent:
             folder = os.path.join(self.instances_dir(), name)
             if KEY_PATTERN.fullmatch(name) and os.path.isdir(folder):
                 self.find_again(Instance(name, folder))
+        load_renameat2()
         self.watcher.start()
         self.device_watch.start()
         self.spawner.prepare()
@@ -3614,10 +3940,16 @@ class Agent:
                 instance.phase, instance.reason = "stopped", "Stopped on request, while it waited to restart."
             after = instance.wanted, instance.verdict, instance.generation, instance.pending
         saved = (instance.spec is not None or not instance.broken) and before != after
+        # What runs is told before the disk has the intent: should the agent die now, the next one finds it all the same
+        # and goes on stopping, and a power cut ends the process too.
+        announced = False
         try:
-            # On disk first: should the agent die now, the next one goes on stopping.
             if saved:
-                instance.save(folder_later=True)
+                announced = instance.announce()
+                if not announced:
+                    instance.save()
+                elif not instance.is_live or before[3] is not None:
+                    instance.keep()
         except ApiError:
             with self.lock:
                 instance.wanted, instance.verdict, instance.generation, instance.pending = before
@@ -3628,18 +3960,38 @@ class Agent:
                 self.begin_stop(instance, "Stopping on request.")
             else:
                 instance.phase, instance.ready = "stopped", False
-        if saved:
-            instance.sync()
+        if announced:
+            self.make_sure(instance)
         self.look_for_quick_end(instance)
         gone = self.wait_until(lambda: not instance.is_live, STOP_ANSWER_WITHIN)
         log("instance.stop key=%s gone=%s" % (instance.key, gone))
         return gone
+
+    def make_sure(self, instance: Instance) -> None:
+        """See what was announced through: it has begun, so that it is too late, and no reason, to undo it."""
+        try:
+            if instance.next_fd >= 0:
+                instance.keep()
+            instance.put()
+        except ApiError as error:
+            log("instance.keep_failed key=%s: %s" % (instance.key, error.message))
 
     def look_for_quick_end(self, instance: Instance) -> None:
         """Most trees end at once: see the sign of it before the system has cleared the shim away.
 
         Only of a shim that was told: one that is yet to begin has left no sign either.
         """
+        with self.lock:
+            line, instance.line = instance.line, None
+        if line is not None:
+            gone = line.hear(QUICK_END_WITHIN)
+            line.close()
+            with self.lock:
+                if gone and gone["run"] == instance.run and instance.is_live and instance.stop_told:
+                    instance.stop_told = False
+                    ended = gone["ended"]  # as exit.json has it
+                    self.finish(instance, ended["exit_code"], ended["finished_at"], ended)
+            return
         until = time.monotonic() + QUICK_END_WITHIN
         while instance.is_live and instance.stop_told and time.monotonic() < until:
             time.sleep(0.0003)
@@ -3657,10 +4009,19 @@ class Agent:
 
     def launch(self, instance: Instance, spec: Json, generation: int, restarts: int, history: List[Json]) -> None:
         """Start a run that somebody asked for, and wait until its process is known."""
-        self.store_start(instance, spec, generation, restarts, history, streak=0, folder_later=True)
-        with self.lock:
-            self.ask_for_shim(instance, adopt=False)
-        instance.sync()
+        spare = self.spawner.take_spare()
+        announced = self.store_start(instance, spec, generation, restarts, history, streak=0, spare=spare)
+        begun = spare is not None and self.tell_to_begin(instance, spare)
+        if not begun:
+            with self.lock:
+                self.ask_for_shim(instance, adopt=False)
+        self.spawner.want_spare()
+        if announced:
+            instance.put()
+        if spare is not None and begun:
+            self.hear_of_start(instance, spare)
+        if not os.path.exists(instance.path(NEXT_INTENT)):
+            threading.Thread(target=self.make_next, args=(instance,), daemon=True).start()
         self.wait_until(
             lambda: instance.process is not None or not instance.is_live or instance.pending is not None,
             START_ANSWER_WITHIN,
@@ -3670,6 +4031,38 @@ class Agent:
             % (instance.key, generation, instance.process and instance.process.pid)
         )
 
+    def make_next(self, instance: Instance) -> None:
+        """Make the next start and stop short; a first one waits for nobody's sake."""
+        with contextlib.suppress(ApiError), self.operation(instance):
+            if not os.path.exists(instance.path(NEXT_INTENT)):
+                instance.make_next()
+
+    def tell_to_begin(self, instance: Instance, spare: Line) -> bool:
+        """Let the spare shim start what it has prepared, now that this is on disk; False when another has to."""
+        answer = spare.hear(SPARE_ANSWER_WITHIN)
+        if answer is not None and answer["event"] == "error":
+            with self.lock:
+                self.could_not_start(instance, answer["message"])
+            return True
+        if answer is not None and answer["event"] == "ready":
+            with self.lock:
+                instance.ask_again_at = time.monotonic() + SHIM_ANSWER_WITHIN
+            if spare.send({"event": "begin"}):
+                return True
+        # It hangs, has died, or waits for another shim to end: it runs nothing, and will not.
+        spare.dismiss(self.boot_id)
+        return False
+
+    def hear_of_start(self, instance: Instance, spare: Line) -> None:
+        """Take over what the shim says of the process; whatever it leaves unsaid is found in its files."""
+        answer = spare.hear(SHIM_ANSWER_WITHIN)
+        with self.lock:
+            if answer is not None and instance.run == answer["run"] and instance.pending is None:
+                self.watcher.on_message(answer)
+                instance.line = spare
+                return
+        spare.close()
+
     def store_start(
         self,
         instance: Instance,
@@ -3678,9 +4071,9 @@ class Agent:
         restarts: int,
         history: List[Json],
         streak: int,
-        folder_later: bool = False,
-    ) -> None:
-        """Store the intent to start a run.
+        spare: Line | None = None,
+    ) -> bool:
+        """Store the intent to start a run; a spare shim gets everything ready meanwhile. True where it is to be `put`.
 
         It is on disk before anything runs: whoever dies in between, a new agent finds either a process or an
         intent without one, and starts it then. Raise ApiError, with nothing changed, when the disk refuses.
@@ -3697,8 +4090,19 @@ class Agent:
             # At once, or a report would show the new generation with the old one's end.
             instance.reset_observed()
         try:
-            instance.save(folder_later)
+            if spare is not None:
+                with contextlib.suppress(OSError):  # what it needs; `save` tells what is wrong
+                    instance.make_folder()
+                document = {"run": instance.run, "generation": generation, "spec": spec}
+                spare.send(dict(self.request(instance, adopt=False), document=document))
+            if instance.announce():
+                instance.keep()
+                return True
+            instance.save()
+            return False
         except ApiError:
+            if spare is not None:
+                spare.dismiss(self.boot_id)
             with self.lock:
                 vars(instance).update(before)
             raise
@@ -3792,18 +4196,21 @@ class Agent:
         if not instance.is_live:
             instance.phase = "starting"
         instance.ask_again_at = time.monotonic() + SHIM_ANSWER_WITHIN
+        try:
+            self.spawner.ask(self.request(instance, adopt))
+        except OSError as error:
+            self.could_not_start(instance, "The agent could not start its spawner: %s." % error)
+
+    def request(self, instance: Instance, adopt: bool) -> Json:
+        """Return what a shim is told."""
         mark = "%s/%s" % (self.mark, instance.key)
-        request = {
+        return {
             "folder": instance.folder,
             "run": instance.run,
             "mark": mark,
             "cgroup": self.cgroups.folder(mark),
             "adopt": adopt,
         }
-        try:
-            self.spawner.ask(request)
-        except OSError as error:
-            self.could_not_start(instance, "The agent could not start its spawner: %s." % error)
 
     def ask_again_soon(self) -> None:
         """A spawner died, and with it perhaps requests that no shim has answered yet."""
@@ -3905,7 +4312,7 @@ class Agent:
         try:
             history = longer_history(instance, pending.reason)
             assert instance.spec is not None
-            self.store_start(
+            announced = self.store_start(
                 instance,
                 instance.spec,
                 instance.generation or 0,
@@ -3913,6 +4320,8 @@ class Agent:
                 history,
                 instance.streak + 1,
             )
+            if announced:
+                instance.put()
             self.ask_for_shim(instance, adopt=False)
             log("instance.restart key=%s restarts=%d" % (instance.key, instance.restarts))
         except ApiError:  # nothing starts that is not on disk: again when there may be room
@@ -3964,6 +4373,7 @@ class Watcher:
         self.wake_write.setblocking(False)
         self.selector.register(self.wake_read, selectors.EVENT_READ, self.on_wake)
         self.buffers: Dict[socket.socket, bytes] = {}
+        self.fds: List[int] = []  # came with offers of spare shims that are yet to be read
         self.followed: Dict[str, Instance] = {}
         self.thread_id = 0
         agent.spawner.on_new_link = self.on_new_link
@@ -3981,6 +4391,7 @@ class Watcher:
                         self.handle(key.data)
                 with self.agent.lock:
                     self.tick(time.monotonic())
+                self.look_after_spare(time.monotonic())
             except Exception as error:  # noqa: BLE001 - this thread must not end
                 log("watcher.fault %s: %s" % (type(error).__name__, error))
                 time.sleep(0.2)
@@ -3996,7 +4407,17 @@ class Watcher:
             longest = 0.1
         elif any(entry.is_live and entry.shim_fd < 0 for entry in active):
             longest = 0.2
+        if self.agent.spawner.spare_wanted_since is not None:
+            longest = SPARE_SHIM_AFTER
         return min([longest, *(max(0.02, at - time.monotonic()) for at in due)])
+
+    def look_after_spare(self, now: float) -> None:
+        """Have the spare shim that was taken replaced in a quiet moment, or it would be in the way of requests."""
+        since = self.agent.spawner.spare_wanted_since
+        if since is None:
+            return
+        if now - self.agent.asked_at >= SPARE_SHIM_AFTER or now - since >= SPARE_SHIM_WITHIN:
+            self.agent.spawner.ask_for_spare()
 
     def handle(self, callback: Any) -> None:
         """Pass one event to whom it belongs."""
@@ -4026,10 +4447,12 @@ class Watcher:
 
     def on_link(self, link: socket.socket) -> None:
         """Read what spawner and shims say; a closed link means that the spawner ended."""
-        try:
-            data = link.recv(READ_BYTES)
-        except OSError:
-            data = b""
+        data, fds = b"", b""
+        with contextlib.suppress(OSError):
+            data, sent, _, _ = link.recvmsg(READ_BYTES, socket.CMSG_SPACE(64), getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+            fds = b"".join(content for _, _, content in sent)
+        for (fd,) in struct.iter_unpack("i", fds):
+            self.fds.append(fd)
         if not data:
             self.selector.unregister(link)
             del self.buffers[link]
@@ -4043,6 +4466,10 @@ class Watcher:
 
     def on_message(self, message: Json) -> None:
         """Act on one message about a run; one about an earlier run is out of date."""
+        if message["event"] == "spare":
+            if self.fds:  # else this process may open no more files
+                self.agent.spawner.offer(Line(self.fds.pop(0), identity_from(message["shim"])))
+            return
         instance = self.agent.instances.get(os.path.basename(message["folder"]))
         if instance is None or instance.run != message["run"] or instance.pending is not None:
             return
@@ -4104,6 +4531,9 @@ class Watcher:
                 self.selector.unregister(instance.shim_fd)
             os.close(instance.shim_fd)
             instance.shim_fd = -1
+        if instance.line is not None:
+            instance.line.close()
+            instance.line = None
 
     def on_shim_end(self, instance: Instance) -> None:
         """A shim ended: its records say whether the process did too."""
@@ -4121,6 +4551,7 @@ class Watcher:
                     self.agent.start_again(instance, instance.pending)
             elif instance.ask_again_at is not None and now >= instance.ask_again_at:
                 instance.ask_again_at = None
+                self.agent.spawner.end_if_frozen()
                 self.agent.settle(instance)
             elif instance.key in self.followed:
                 if instance.shim_fd < 0 and not is_alive(instance.shim, self.agent.boot_id):
@@ -4223,7 +4654,8 @@ class Requests:
     request: Any
     rfile: Any
     wfile: Any
-    headers: Any
+    headers: Dict[str, str]
+    raw_requestline: bytes
     path: str
     command: str
     close_connection: bool
@@ -4263,10 +4695,48 @@ class Requests:
             self.connection.settimeout(IDLE_CONNECTION_SECONDS)
 
     def parse_request(self) -> bool:
-        """From the request line on, the rest of it must come in time."""
+        """Read the head; from the request line on, the rest of it must come in time.
+
+        http.server's own way reads it as a mail, which takes longer than to answer most of what is asked.
+        """
         self.connection.settimeout(self.server.client_timeout)
         self.server.allow(self, 2 * self.server.client_timeout)
-        return bool(super().parse_request())  # type: ignore[misc]
+        self.requestline = self.raw_requestline.decode("iso-8859-1").rstrip("\r\n")
+        self.command, self.headers, self.close_connection = "", {}, True
+        words = self.requestline.split()
+        if len(words) != 3 or not re.fullmatch(r"HTTP/[0-9]+\.[0-9]+", words[2]):
+            self.send_error(400, "The request line is malformed.")
+            return False
+        self.command, self.path, self.request_version = words
+        if self.request_version not in ("HTTP/1.1", "HTTP/1.0"):
+            self.send_error(505, "Only HTTP/1.1 is spoken here.")
+            return False
+        if not self.read_headers():
+            return False
+        wanted = self.headers.get("connection", "").lower()
+        self.close_connection = wanted == "close" or (self.request_version == "HTTP/1.0" and wanted != "keep-alive")
+        if self.headers.get("expect", "").lower() == "100-continue" and self.request_version == "HTTP/1.1":
+            return bool(self.handle_expect_100())  # type: ignore[attr-defined]
+        return True
+
+    def read_headers(self) -> bool:
+        """Read the header lines, with their names in lower case; False when they were refused."""
+        for _ in range(HEADER_LINES):
+            line = self.rfile.readline(HEADER_LINE_BYTES + 1)
+            if len(line) > HEADER_LINE_BYTES:
+                self.send_error(431, "A header line is too long.")
+                return False
+            if line in (b"\r\n", b"\n", b""):
+                return True
+            name, colon, value = line.decode("iso-8859-1").partition(":")
+            name, value = name.lower(), value.strip()
+            if not colon or not name or name != name.strip():
+                self.send_error(400, "A header line is malformed.")
+                return False
+            # What comes twice is seen as twice: of two lengths none may be believed.
+            self.headers[name] = "%s, %s" % (self.headers[name], value) if name in self.headers else value
+        self.send_error(431, "There are too many header lines.")
+        return False
 
     def log_message(self, *_: Any) -> None:
         """Requests are not logged: what they did is."""
@@ -4280,6 +4750,7 @@ class Requests:
 
     def do_GET(self) -> None:
         """Answer any method: `route` decides."""
+        self.server.agent.asked_at = time.monotonic()
         try:
             body = self.checked_body()
             self.server.allow(self, None)
@@ -4291,6 +4762,7 @@ class Requests:
             document = ApiError(500, "internal_error", "The agent failed at this; its own log says why.").document()
             status = 500
         self.answer(status, document)
+        self.server.agent.asked_at = time.monotonic()
         if self.after_answer is not None:
             self.after_answer()
 
@@ -4318,13 +4790,13 @@ class Requests:
 
     def checked_body(self) -> Json:
         """Check the caller, then read the body: raise ApiError 401, 413 or 400."""
-        length_text = self.headers.get("Content-Length", "0").strip()
+        length_text = self.headers.get("content-length", "0")
         length = int(length_text) if re.fullmatch(r"[0-9]{1,18}", length_text) else -1
-        has_body = length != 0 or "Transfer-Encoding" in self.headers
-        if self.url() != "/health" and not self.server.token_matches(self.headers.get("Authorization", "")):
+        has_body = length != 0 or "transfer-encoding" in self.headers
+        if self.url() != "/health" and not self.server.token_matches(self.headers.get("authorization", "")):
             self.close_connection = self.close_connection or has_body
             raise ApiError(401, "unauthorized", "Send the agent's token: Authorization: Bearer TOKEN.")
-        if "Transfer-Encoding" in self.headers or length < 0:
+        if "transfer-encoding" in self.headers or length < 0:
             self.close_connection = True
             raise ApiError(400, "length_required", "Send the body's size in one Content-Length header.")
         limit = UPGRADE_BODY_LIMIT if self.url() == "/agent/upgrade" else BODY_LIMIT

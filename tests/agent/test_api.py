@@ -228,7 +228,14 @@ def test_a_large_body_without_a_token_still_gets_its_answer(shared: RealAgent) -
     [
         "NONSENSE\r\n\r\n",
         "GET /services HTTP/9.9\r\n\r\n",
+        "GET /health HTTP/2.0\r\n\r\n",
+        "GET /health\r\n\r\n",
         "GET /health HTTP/1.1\r\n" + "X: y\r\n" * 500 + "\r\n",
+        "GET /health HTTP/1.1\r\nX: " + "y" * 70_000 + "\r\n\r\n",
+        "GET /health HTTP/1.1\r\nno colon\r\n\r\n",
+        "GET /health HTTP/1.1\r\nX: y\r\n folded: z\r\n\r\n",
+        "GET /health HTTP/1.1\r\nX : y\r\n\r\n",
+        STOP + "Content-Length: 2\r\ncontent-length: 3\r\n\r\n{} ",
         STOP + "Content-Length: -5\r\n\r\n",
         STOP + "Content-Length: x\r\n\r\n",
         STOP + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -243,6 +250,24 @@ def test_malformed_requests_get_a_json_error_and_are_closed(shared: RealAgent, r
     assert head.startswith(b"HTTP/1.1 4") or head.startswith(b"HTTP/1.1 5"), data
     error_code(json.loads(body))
     assert b"Traceback" not in data
+
+
+def test_a_client_that_waits_to_be_let_send_its_body(shared: RealAgent, key: str) -> None:
+    """As curl does with a large one."""
+    body = b'{"command": "true"}'
+    head = f"POST /service/{key}/deploy HTTP/1.1\r\nAuthorization: Bearer {shared.token}\r\n"
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as connection:
+        connection.sendall(f"{head}expect: 100-Continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 201 ")
+
+
+def test_an_http_1_0_client_is_answered_and_closed(shared: RealAgent) -> None:
+    with socket.create_connection(("127.0.0.1", shared.port), timeout=5) as connection:
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ") and b'"status": "ok"' in answer
 
 
 def test_one_connection_serves_many_requests(shared: RealAgent) -> None:

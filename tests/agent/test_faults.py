@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,6 +124,51 @@ def test_a_stop_that_was_under_way_is_finished_by_the_next_agent(agent: RealAgen
     assert not is_running(pid)
 
 
+@pytest.mark.parametrize("announced", ["whole", "torn", "older", "beside one of agent 0.3"])
+def test_a_stop_that_was_announced_counts_though_its_agent_died_before_it_was_kept(
+    agent: RealAgent, announced: str
+) -> None:
+    """The shim was told while the disk was written to. What a power cut tore, or an earlier write left, is nothing."""
+    pid = agent.deploy("a", "exec sleep 600", generation=3)["pid"]
+    agent.wait_for_phase("a", "running")
+    following = agent.state_dir / "instances" / "a" / "instance.json.next"
+    wait_until(following.exists)
+    agent.kill9()
+    intent = agent.record("a", "instance.json")
+    intent = {**intent, "wanted": "stopped", "generation": 4, "number": intent["number"] + (announced != "older")}
+    text = json.dumps(intent)
+    text = f'{text[:-1]}, "check": {zlib.crc32(text.encode())}}}'
+    if announced == "beside one of agent 0.3":
+        edit(agent, "a", "instance.json", number=None)
+    # Torn: a part of what was there before is left in the middle.
+    following.write_text((text.replace('"generation": 4', '"generation": 2') if announced == "torn" else text) + "   ")
+    agent.start()
+    if announced == "whole":
+        assert agent.wait_for_phase("a", "stopped")["generation"] == 4
+        assert not is_running(pid)
+        agent.kill9()
+        agent.start()
+    answer = agent.status("a")
+    told = (answer["phase"], answer["generation"])
+    assert told == (("stopped", 4) if announced == "whole" else ("running", 3))
+
+
+def test_intents_are_found_again_whatever_came_before(agent: RealAgent) -> None:
+    """Each is written to the other one of two files."""
+    for round_number in range(3):
+        assert agent.deploy("a", f"exec sleep 60{round_number}")["generation"] == 2 * round_number + 1
+        wait_until((agent.state_dir / "instances" / "a" / "instance.json.next").exists)
+        agent.kill9()
+        agent.start()
+        answer = agent.wait_for_phase("a", "running")
+        assert answer["generation"] == 2 * round_number + 1
+        agent.request("POST", "/service/a/stop", {"generation": 2 * round_number + 2})
+        agent.kill9()
+        agent.start()
+        answer = agent.status("a")
+        assert (answer["phase"], answer["generation"]) == ("stopped", 2 * round_number + 2)
+
+
 def test_being_ready_once_outlives_the_agent(agent: RealAgent, free_port: int) -> None:
     """Else the startup deadline would count again, and stop a model that is busy for a moment."""
     command = f"exec python3 -m http.server --bind 127.0.0.1 {free_port}"
@@ -150,88 +195,6 @@ def test_kill_9_of_the_spawner_is_mended(agent: RealAgent) -> None:
         kill_all_spawners(agent)
         assert agent.deploy(f"b{number}", "sleep 600")["pid"]
     assert agent.status("a")["pid"] == pid
-
-
-def children_of(pid: int) -> list[int]:
-    """Return the live children of a process."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and is_running(int(entry.name)):
-            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            if int(fields[1]) == pid:
-                found.append(int(entry.name))
-    return found
-
-
-def spare_shim(agent: RealAgent) -> int:
-    """Return the PID of the shim that waits for a request; no instance may run."""
-    spawners = wait_until(lambda: children_of(agent.pid))
-    return wait_until(lambda: children_of(spawners[0]))[0]
-
-
-def waiting_child(agent: RealAgent) -> int:
-    """Return the PID of what the spare shim has forked, to become the command."""
-    spare = spare_shim(agent)
-    return wait_until(lambda: children_of(spare))[0]
-
-
-def test_kill_9_of_the_spare_shim_is_mended(agent: RealAgent) -> None:
-    os.kill(spare_shim(agent), signal.SIGKILL)
-    for key in ("a", "b"):
-        assert is_running(agent.deploy(key, "sleep 600")["pid"])
-
-
-def test_the_spare_shim_ends_with_the_agent(agent: RealAgent) -> None:
-    spare = spare_shim(agent)
-    agent.kill9()
-    wait_until(lambda: not is_running(spare))
-
-
-def test_the_spare_shim_becomes_the_next_one(agent: RealAgent) -> None:
-    spare = spare_shim(agent)
-    agent.deploy("a", "sleep 600")
-    assert agent.shim_pid("a") == spare
-
-
-def test_the_child_of_the_spare_shim_becomes_the_command(agent: RealAgent) -> None:
-    """However much it has to be told."""
-    child = waiting_child(agent)
-    env = {name: name * 100_000 for name in "ABC"}
-    assert agent.deploy("a", "echo $A$B$C | wc -c; exec sleep 600", env=env)["pid"] == child
-    wait_until(lambda: agent.status("a")["log_tail"] == ["300001"])
-
-
-def test_the_child_of_the_spare_shim_ends_with_the_agent(agent: RealAgent) -> None:
-    child = waiting_child(agent)
-    agent.kill9()
-    wait_until(lambda: not is_running(child))
-
-
-def test_kill_9_of_the_child_of_the_spare_shim_is_mended(agent: RealAgent) -> None:
-    spare, child = spare_shim(agent), waiting_child(agent)
-    os.kill(child, signal.SIGKILL)
-    wait_until(lambda: not is_running(child))
-    assert is_running(agent.deploy("a", "exec sleep 600")["pid"])
-    assert agent.shim_pid("a") == spare
-    agent.wait_for_phase("a", "running")
-
-
-def test_a_spare_shim_that_outlives_its_spawner_answers_one_request(agent: RealAgent) -> None:
-    spare = spare_shim(agent)
-    kill_all_spawners(agent)
-    began = time.monotonic()
-    for key in ("a", "b", "c"):
-        assert is_running(agent.deploy(key, "exec sleep 600")["pid"])
-    assert time.monotonic() - began < 3
-    assert agent.shim_pid("a") == spare
-
-
-def test_a_sigterm_for_the_spare_shim_stops_nothing_later(agent: RealAgent) -> None:
-    spare = spare_shim(agent)
-    os.kill(spare, signal.SIGTERM)
-    wait_until(lambda: not is_running(spare))
-    agent.deploy("a", "exec sleep 600")
-    agent.wait_for_phase("a", "running")
 
 
 # The shim dies

@@ -291,7 +291,8 @@ def test_one_crontab_line_whatever_else_is_there(installer: ModuleType, tmp_path
 def test_cron_starts_the_agent_at_boot_and_that_its_instances(machine: Machine, kind: str) -> None:
     """The real cron reads what the installer wrote. The kernel's boot id cannot change here: that of the files does."""
     require(shutil.which("cron") and shutil.which("crontab"), "cron")
-    require(subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0, "mount namespaces")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this account may make no mount namespace")
     machine.has_cron_of_its_own(kind)
     assert machine.by_hand("--host", "127.0.0.1").returncode == 0
     assert machine.ask("look")["supervision"] == kind

@@ -22,7 +22,8 @@ import pytest
 
 from tests.real_agent import AGENT_FILE, RealAgent, is_running, wait_until
 
-SOURCE = AGENT_FILE.read_text()
+# The real file, with less time for a new one to answer: some tests wait until it is over.
+SOURCE = AGENT_FILE.read_text().replace("\nUPGRADE_WITHIN = 10.0", "\nUPGRADE_WITHIN = 4.0")
 OLD = SOURCE.split('\nVERSION = "')[1].split('"')[0]
 NEWER = SOURCE.replace(f'\nVERSION = "{OLD}"', '\nVERSION = "99.1"')
 
@@ -31,16 +32,29 @@ def body(source: str) -> dict:
     return {"source": source, "sha256": hashlib.sha256(source.encode()).hexdigest()}
 
 
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[RealAgent]:
+@contextlib.contextmanager
+def running_from(folder: Path) -> Iterator[RealAgent]:
     """An agent that runs from a copy of its file."""
-    file = tmp_path / "infini_agent.py"
-    shutil.copy(AGENT_FILE, file)
+    file = folder / "infini_agent.py"
+    file.write_text(SOURCE)
     file.chmod(0o750)
     with RealAgent(file=file) as agent:
         yield agent
         # A guard that is still at work would take the end of this agent for a failed upgrade.
         wait_until(lambda: not guards(agent), 20)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[RealAgent]:
+    with running_from(tmp_path) as agent:
+        yield agent
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealAgent]:
+    """One for what is refused."""
+    with running_from(tmp_path_factory.mktemp("unchanged")) as agent:
+        yield agent
 
 
 def version(agent: RealAgent) -> str:
@@ -171,7 +185,8 @@ def test_a_new_agent_that_does_not_do_is_taken_back(agent: RealAgent, how: str) 
         (body("#" * (1024 * 1024 + 1)), "source"),
     ],
 )
-def test_what_is_no_agent_is_refused(agent: RealAgent, change: dict, field: str) -> None:
+def test_what_is_no_agent_is_refused(unchanged: RealAgent, change: dict, field: str) -> None:
+    agent = unchanged
     status, answer = agent.request("POST", "/agent/upgrade", {**body(NEWER), **change})
     assert (status, answer["error"]["code"]) == (400, "invalid")
     assert field in answer["error"]["fields"]
