@@ -250,7 +250,11 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SERVE_PERMISSIONS": ["infini.access.RolePermission"],
-    "ENUM_NAME_OVERRIDES": {"AlertKind": "infini.models.AlertKind", "AlertTargetKind": "infini.models.TargetKind"},
+    "ENUM_NAME_OVERRIDES": {
+        "AlertKind": "infini.models.AlertKind",
+        "AlertTargetKind": "infini.models.TargetKind",
+        "KeyState": "infini.keys.STATES",
+    },
     "PREPROCESSING_HOOKS": ["infini.schema.without_last_slash"],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",

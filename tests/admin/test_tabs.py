@@ -169,10 +169,10 @@ def test_a_verb_leads_back_to_the_tab_it_was_chosen_on(operating: Client, make_s
     html = operating.get(page_of(service, "logs")).content.decode()
     address = f"/admin/deployments/service/{service.pk}/do/stop/?tab=logs"
     assert f'action="{address}"' in html
-    done = operating.post(address, {"confirmed": "1"})
+    done = operating.post(address, {"confirmed": "1", "word": service.name})
     assert done["Location"] == page_of(service, "logs")
     assert messages_of(operating.get(page_of(service))) == "Stopping: svc."
-    assert operating.post(f"{address}%0d%0ax", {"confirmed": "1"})["Location"] == page_of(service)
+    assert operating.post(f"{address}%0d%0ax", {"confirmed": "1", "word": service.name})["Location"] == page_of(service)
 
 
 def test_devices_say_who_holds_them(viewing: Client, make_service: MakeService) -> None:

@@ -97,22 +97,26 @@ ADMIN: dict[str, Admin] = {
         csv=True,
         verbs={
             **{"check": OPERATOR, "resources": OPERATOR, "agent-install": OPERATOR, "agent-upgrade": OPERATOR},
-            **{"agent-remove": OPERATOR, "delete_selected": OPERATOR},
+            **{"agent-remove": OPERATOR, "delete_selected": OPERATOR, "command": OPERATOR},
+            **{"maintenance-on": OPERATOR, "maintenance-off": OPERATOR},
         },
     ),
     "inventory/device": Admin("device", **_READ_ONLY, csv=True),
-    "inventory/brand": Admin("brand", page=True, verbs=_DELETE),
+    "inventory/brand": Admin("brand", page=True, csv=True, verbs=_DELETE),
     "inventory/card": Admin("card", csv=True, verbs={"compare": VIEWER, **_DELETE}),
-    "inventory/environment": Admin("environment", verbs=_DELETE),
-    "inventory/aimodel": Admin("model", verbs=_DELETE),
+    "inventory/environment": Admin("environment", csv=True, verbs=_DELETE),
+    "inventory/aimodel": Admin("model", csv=True, verbs=_DELETE),
     "inventory/installation": Admin(
-        "installation", **_READ_ONLY, page=True, verbs={"retry": OPERATOR, "cancel": OPERATOR}
+        "installation", **_READ_ONLY, page=True, csv=True, verbs={"retry": OPERATOR, "cancel": OPERATOR}
     ),
-    "inventory/terminalsession": Admin("terminal", **{**_READ_ONLY, "see": OPERATOR}, verbs={"end": OPERATOR}),
+    "inventory/terminalsession": Admin(
+        "terminal", **{**_READ_ONLY, "see": OPERATOR}, csv=True, verbs={"end": OPERATOR}
+    ),
     "inventory/recording": Admin(
         "recording",
         **{**_READ_ONLY, "see": ADMINISTRATOR},
         page=True,
+        csv=True,
         verbs={"end": ADMINISTRATOR, "delete_selected": ADMINISTRATOR},
     ),
     "deployments/service": Admin(
@@ -139,11 +143,15 @@ ADMIN: dict[str, Admin] = {
     "infini/event": Admin("event", **_READ_ONLY, csv=True),
     "infini/alert": Admin("alert", **_READ_ONLY, csv=True),
     # One's own keys are everybody's to make and revoke; all keys are an administrator's.
-    "infini/apikey": Admin("apikey", LOGGED_IN, LOGGED_IN, ADMINISTRATOR, NOBODY, verbs={"revoke": LOGGED_IN}),
+    "infini/apikey": Admin(
+        "apikey", LOGGED_IN, LOGGED_IN, ADMINISTRATOR, NOBODY, csv=True, verbs={"revoke": LOGGED_IN}
+    ),
     "infini/alerttarget": Admin(
         "target", **_ADMINS, page=True, verbs={"test": ADMINISTRATOR, "delete_selected": ADMINISTRATOR}
     ),
-    "infini/user": Admin("user", **_ADMINS, verbs={"end_sessions": ADMINISTRATOR, "turn_off_two_step": ADMINISTRATOR}),
+    "infini/user": Admin(
+        "user", **_ADMINS, csv=True, verbs={"end_sessions": ADMINISTRATOR, "turn_off_two_step": ADMINISTRATOR}
+    ),
     "auth/group": Admin("group", **_ADMINS),
 }
 
