@@ -12,11 +12,13 @@ from rest_framework.test import APIClient
 from deployments.models import Placement, Service
 from deployments.specs import create_service
 from infini import visibility
+from infini.badges import badges_for
 from infini.errors import Invalid
 from infini.models import Event, User
 from inventory.limits import limit, limited_to
 from inventory.models import AIModel, Brand, Environment, Server
 from scheduler.models import Run, Task
+from tests.roles.world import World
 
 pytestmark = pytest.mark.django_db
 
@@ -133,6 +135,14 @@ def test_a_server_that_moves_takes_its_services_along(
     assert names(mine.get("/api/services")) == []
     Server.objects.filter(pk=servers["production"].pk).update(environment=test_env)
     assert names(mine.get("/api/services")) == ["svc"]
+
+
+def test_the_counts_of_the_menu_are_of_what_is_seen(world: World) -> None:
+    counts = {
+        who: {name: badge.count for name, badge in badges_for(user).items()} for who, user in world.people.items()
+    }
+    assert counts["operator"] == {"deployments.service": 1, "scheduler.task": 1}
+    assert counts["administrator"] == {"deployments.service": 2, "scheduler.task": 2}
 
 
 # What is made and changed
