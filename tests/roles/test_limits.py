@@ -235,6 +235,16 @@ def test_saving_a_form_takes_nothing_away_that_is_not_offered(
     assert (mine.name, mine.jump, mine.password) == ("renamed", jump, "secret")
 
 
+def test_an_action_of_a_list_reaches_no_hidden_row(world: World, client: Client) -> None:
+    client.force_login(world.people["operator"])
+    for place, action in (("inventory/server", "delete_selected"), ("deployments/service", "stop")):
+        chosen = [world.hidden.ids[place.split("/")[1]]]
+        client.post(f"/admin/{place}/", {"action": action, "_selected_action": chosen, "confirmed": "1"})
+    assert Server.objects.filter(pk=world.hidden.ids["server"]).exists()
+    assert Service.objects.get(pk=world.hidden.ids["service"]).wanted == "running"
+    assert not Event.objects.filter(actor=world.people["operator"], kind__startswith="service.").exists()
+
+
 def test_lines_neither_change_nor_name_what_is_hidden(
     limited: User, servers: dict[str, Server], client: Client
 ) -> None:
