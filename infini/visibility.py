@@ -95,8 +95,18 @@ def subjects_within(environments: Environments) -> Q:
     What is gone lies nowhere.
     """
     found = ~Q(subject_kind__in=[label.split(".")[1] for label in _rules])
-    for kind, label in _subjects.items():
-        rows: QuerySet = apps.get_model(label)._default_manager.order_by()
-        ids = within(rows, environments).annotate(text_id=Cast("pk", CharField())).values("text_id")
-        found |= Q(subject_kind=kind) & Q(subject_id__in=ids)  # in this order: the kind is cheaper to look at
+    for kind in _subjects:
+        found |= _about(kind, environments)
     return found
+
+
+def visible_about(rows: Rows, kind: str, user: Any) -> Rows:
+    """The same where all are about one kind of subject, which is looked at alone."""
+    limits = limits_of(user)
+    return rows if limits is None else rows.filter(_about(kind, limits))
+
+
+def _about(kind: str, environments: Environments) -> Q:
+    rows: QuerySet = apps.get_model(_subjects[kind])._default_manager.order_by()
+    ids = within(rows, environments).annotate(text_id=Cast("pk", CharField())).values("text_id")
+    return Q(subject_kind=kind) & Q(subject_id__in=ids)  # in this order: the kind is cheaper to look at

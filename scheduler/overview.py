@@ -12,7 +12,7 @@ from infini.badges import INFO, WARNING, Badge
 from infini.dashboard import Problem, Section, Tile
 from infini.display import BUSY, QUIET
 from infini.models import Alert, AlertKind, AlertState
-from infini.visibility import visible
+from infini.visibility import visible, visible_about
 from scheduler.models import Run, Task
 from scheduler.shown import task_chip
 from scheduler.states import TaskStatus
@@ -50,7 +50,7 @@ def badges(user: Any) -> dict[str, Badge]:
     """What was missed and not kept since, and what is under way."""
     if not user.has_perm("scheduler.view_run"):
         return {}
-    missed = visible(Alert.objects.filter(kind=AlertKind.TASK_MISSED, state=AlertState.OPEN), user)
+    missed = visible_about(Alert.objects.filter(kind=AlertKind.TASK_MISSED, state=AlertState.OPEN), "task", user)
     return {
         "scheduler.task": Badge(missed.count(), WARNING),
         "scheduler.run": Badge(visible(Run.objects.open(), user).count(), INFO),

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin import NewUserForm, UserAdmin, UserForm
 from infini.admin_base import UnfoldAdminSelect2MultipleWidget, display
+from infini.display import ABSENT
 from infini.models import User
 from infini.roles import ADMINISTRATOR
 from inventory.limits import limit, limited_to
@@ -81,4 +82,4 @@ class LimitedUserAdmin(UserAdmin):
     @display(description=_("Limited to"))
     def limits_shown(self, user: User) -> str:
         names = [str(one.environment) for one in user.environment_limits.all()]
-        return ", ".join(sorted(names)) or gettext("everything")
+        return ", ".join(sorted(names)) or ABSENT

@@ -12,11 +12,13 @@ from rest_framework.test import APIClient
 from deployments.models import Placement, Service
 from deployments.specs import create_service
 from infini import visibility
+from infini.badges import badges_for
 from infini.errors import Invalid
 from infini.models import Event, User
 from inventory.limits import limit, limited_to
 from inventory.models import AIModel, Brand, Environment, Server
 from scheduler.models import Run, Task
+from tests.roles.world import World
 
 pytestmark = pytest.mark.django_db
 
@@ -135,6 +137,14 @@ def test_a_server_that_moves_takes_its_services_along(
     assert names(mine.get("/api/services")) == ["svc"]
 
 
+def test_the_counts_of_the_menu_are_of_what_is_seen(world: World) -> None:
+    counts = {
+        who: {name: badge.count for name, badge in badges_for(user).items()} for who, user in world.people.items()
+    }
+    assert counts["operator"] == {"deployments.service": 1, "scheduler.task": 1}
+    assert counts["administrator"] == {"deployments.service": 2, "scheduler.task": 2}
+
+
 # What is made and changed
 
 
@@ -223,6 +233,16 @@ def test_saving_a_form_takes_nothing_away_that_is_not_offered(
     assert client.post(path, given | {"name": "renamed", "labels": "{}"}).status_code == 302
     mine.refresh_from_db()
     assert (mine.name, mine.jump, mine.password) == ("renamed", jump, "secret")
+
+
+def test_an_action_of_a_list_reaches_no_hidden_row(world: World, client: Client) -> None:
+    client.force_login(world.people["operator"])
+    for place, action in (("inventory/server", "delete_selected"), ("deployments/service", "stop")):
+        chosen = [world.hidden.ids[place.split("/")[1]]]
+        client.post(f"/admin/{place}/", {"action": action, "_selected_action": chosen, "confirmed": "1"})
+    assert Server.objects.filter(pk=world.hidden.ids["server"]).exists()
+    assert Service.objects.get(pk=world.hidden.ids["service"]).wanted == "running"
+    assert not Event.objects.filter(actor=world.people["operator"], kind__startswith="service.").exists()
 
 
 def test_lines_neither_change_nor_name_what_is_hidden(

@@ -12,7 +12,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import Client
 
-from infini import forbidden
+from infini import forbidden, keys
 from tests.roles.addresses import addresses, blanked, sockets
 from tests.roles.document import page
 from tests.roles.table import (
@@ -30,6 +30,7 @@ from tests.roles.table import (
 )
 from tests.roles.world import HIDDEN, World
 
+pytestmark = pytest.mark.usefixtures("fast")
 WHO = {"nobody": ANYONE, "no role": LOGGED_IN, "viewer": VIEWER, "operator": OPERATOR, "administrator": ADMINISTRATOR}
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 NO_SUCH = {"terminal-key": "0" * 32, "key": "none-1", "batch": "0" * 32}
@@ -220,7 +221,8 @@ def test_the_hidden_rows_are_there_for_who_is_not_limited(world: World, browsers
     unlimited = Client()
     unlimited.force_login(type(world.people["operator"]).objects.get(username="otto"))
     lists = [path for path in admin_rows() if "<" not in path and path.count("/") == 4]
-    places = ["/admin/", "/admin/chat/conversation/", "/admin/chat/usage/", *lists, *API]
+    api = [path for path in API if path.count("/") == 2 and path not in ("/api/schema", "/api/docs")]
+    places = ["/admin/", "/admin/chat/conversation/", "/admin/chat/usage/", *lists, *api, "/api/chat/services"]
     seen = {path for path in places if HIDDEN in text_of(ask(unlimited, "GET", path))}
     assert seen >= {
         "/admin/",
@@ -242,6 +244,17 @@ def test_no_method_beside_those_of_the_table(world: World, browsers: dict[str, C
             answer = ask(browsers["administrator"], method, absent(path))
             assert answer.status_code == 405, f"{method} {path}: {answer.status_code}"
             assert answer.json()["error"].keys() >= {"code", "message"}
+
+
+def test_a_key_opens_what_its_owner_may(world: World) -> None:
+    _key, text = keys.create_key(user=world.people["viewer"], name="test", by=None)
+    own = Client(headers={"Authorization": f"Bearer {text}"})
+    for path, methods in API.items():
+        method, least = next(iter(methods.items()))
+        status = ask(own, method, absent(path)).status_code
+        assert (status == 403) == (least > VIEWER) and status != 401, f"{method} {path}: {status}"
+    for credentials in ("Bearer inf_unknown", "Bearer ", "Basic dTpw"):
+        assert Client(headers={"Authorization": credentials}).get("/api/servers").status_code == 401
 
 
 def test_the_gateway_has_a_row_for_each_of_its_paths() -> None:
