@@ -86,9 +86,9 @@ def test_a_failure_alert_ends_with_the_next_success(make_task: MakeTask, fleet: 
     task = make_task(servers=fleet(1), command=f"test -e {tmp_path}/there")
     assert carry_out(task).reason == "1 failed."
     (tmp_path / "there").touch()
-    carry_out(task)
+    well = carry_out(task)
     alert = Alert.objects.get()
-    assert (alert.state, alert.ending) == ("recovered", "backup #2 went well.")
+    assert (alert.state, alert.ending) == ("recovered", f"backup #{well.pk} went well.")
 
 
 def test_at_most_so_many_at_once(make_task: MakeTask, fleet: Fleet, tmp_path: Path) -> None:
