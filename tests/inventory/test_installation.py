@@ -151,7 +151,7 @@ def test_an_upgrade_of_an_agent_that_is_silent_goes_over_ssh(machine: Machine, o
     done = carry_out(server, Kind.UPGRADE)
     assert done.state == State.DONE, done.steps
     assert states(done) == dict.fromkeys(states(done), "done")
-    assert "Over SSH" in step_of(done, "send")["text"]
+    assert "over SSH" in step_of(done, "send")["text"]
     assert server.agent_version == release.own_release().version
     assert is_running(pid) and asked(server, "GET", "/service/one/status")["pid"] == pid
 
