@@ -82,11 +82,12 @@ def test_read_a_log(page: "Page", site: RealSite, service: int) -> None:  # noqa
 
     # Out of sight the socket is closed; back in sight it goes on where it was.
     follow.click()
-    page.set_viewport_size({"width": 1280, "height": 120})
+    gap = "Object.assign(document.createElement('div'), {id: 'gap', style: 'height: 200vh'})"
+    page.evaluate(f"document.getElementById('logs').before({gap})")
     page.evaluate("document.getElementById('live').scrollIntoView()")
     page.locator("#log-status", has_text="Paused while out of sight").wait_for(state="attached")
     count = len(sockets)
-    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate("document.getElementById('gap').remove()")
     page.evaluate("document.getElementById('logs').scrollIntoView()")
     page.locator("#log-status", has_text="Live").wait_for()
     assert len(sockets) == count + 1 and "offset=" in sockets[-1]
