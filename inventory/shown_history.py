@@ -32,7 +32,15 @@ def server_history(server: Server) -> HistoryCard:
         "network_in": _("In"),
         "network_out": _("Out"),
     }
-    return HistoryCard("history", _("History"), reverse("server-history", args=[server.pk]), charts, names, _nothing())
+    return HistoryCard(
+        "history",
+        _("History"),
+        reverse("server-history", args=[server.pk]),
+        charts,
+        names,
+        _nothing(),
+        source=_("agent, a sample a minute"),
+    )
 
 
 def fleet_history() -> HistoryCard:
