@@ -196,6 +196,9 @@ async def _relay_stream(
             )
         if transcript:
             transcript.add(reader.take_text())
+            if reader.error:  # stored before it is told: many clients look no further than at the error
+                transcript.end(MessageState.FAILED, reader.error)
+                await transcript.settled()
         if reader.done:
             meter.outcome = Outcome.COMPLETE
             await _finish(block, reply, headers, transcript)
@@ -206,9 +209,6 @@ async def _relay_stream(
             break
     if reader.error:
         meter.outcome = Outcome.FAILED
-        if transcript:
-            transcript.end(MessageState.FAILED, reader.error)
-            await transcript.settled()
         await reply.last()
     elif not reader.done:
         await _end_without_done(reader, reply, meter, transcript)

@@ -146,7 +146,7 @@ class UsageView(APIView):
         user_id = None if request.user.has_perm(SEE_ALL) else request.user.pk
         rows = usage.summed_by(group, first=first, last=last, user_id=user_id, viewer=request.user)
         if request.query_params.get("format") == "csv":
-            return as_csv(request._request, rows, f"usage-by-{group}-{first}-{last}.csv", mark=False)
+            return as_csv(request._request, group, rows, f"usage-by-{group}-{first}-{last}.csv", mark=False)
         return Response(rows, headers={"X-Total-Count": str(len(rows))})
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
@@ -223,7 +223,9 @@ def _day(given: Any, name: str) -> date | None:
         ) from None
 
 
-def as_csv(request: HttpRequest, rows: list[dict[str, Any]], filename: str, *, mark: bool) -> StreamingHttpResponse:
-    """The rows as a file; ``mark`` for those who open it in a spreadsheet."""
-    columns = [CsvColumn(name, itemgetter(name)) for name in (rows[0] if rows else ())]
+def as_csv(
+    request: HttpRequest, group: str, rows: list[dict[str, Any]], filename: str, *, mark: bool
+) -> StreamingHttpResponse:
+    """What ``usage.summed_by`` found as a file; ``mark`` for those who open it in a spreadsheet."""
+    columns = [CsvColumn(name, itemgetter(name)) for name in usage.columns_of(group)]
     return csv_response(request, filename, columns, rows, mark=mark)

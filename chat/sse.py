@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from django.utils.translation import gettext_noop
@@ -13,6 +14,7 @@ EVENT_MAX_BYTES = 1024 * 1024
 _EVENT_END = re.compile(rb"\r?\n\r?\n")
 _LONGEST_END = 4
 DONE = b"[DONE]"
+_SAYING = [(name + mark, name + mark + b'"') for name in (b'"content":', b'"text":') for mark in (b'"', b' "')]
 # An event with none of these says nothing to us: a piece of the answer like the one before. Inside a JSON string a
 # quotation mark is escaped, so none of them can be the model's own words, except the first, which only costs time.
 _TELLING = (DONE, b'"error"', b'"usage":{', b'"usage": {', b'"finish_reason":"', b'"finish_reason": "', b"\r")
@@ -43,7 +45,8 @@ class EventReader:
 
         Nothing after ``[DONE]`` or after an error event goes on: with either the answer is over.
         """
-        plain = self._plain_part(chunk) if self.pieces and not self._rest and not self._reads_texts else 0
+        quick = not (self._rest or self._reads_texts) and (self.pieces or _is_one_piece(chunk))
+        plain = self._plain_part(chunk) if quick else 0
         if plain == len(chunk):
             return chunk
         return chunk[:plain] + self._feed_by_event(chunk[plain:])
@@ -59,11 +62,11 @@ class EventReader:
         begin = kept_from = 0
         kept: list[bytes] = []
         wait_for_piece = not (self.pieces or self._reads_texts)  # with the first one the quick way is open
-        for end in _EVENT_END.finditer(chunk, searched):
-            if not self._read(chunk[begin : end.start()]):
+        for last, end in _blank_lines(chunk, searched):
+            if not self._read(chunk[begin:last]):
                 kept.append(chunk[kept_from:begin])
-                kept_from = end.end()
-            begin = end.end()
+                kept_from = end
+            begin = end
             if self.done or self.error or (wait_for_piece and self.pieces):
                 break
         if wait_for_piece and self.pieces and not (self.done or self.error):
@@ -148,6 +151,21 @@ class EventReader:
                 self._texts.append(text)
             self.finished = self.finished or bool(choice.get("finish_reason"))
         return any(value for name, value in parts.items() if name != "role")
+
+
+def _is_one_piece(chunk: bytes) -> bool:
+    """Whether this is surely one event with a part of an answer. Inside a JSON string quotation marks are escaped."""
+    return chunk.count(b"\n\n") == 1 and any(says in chunk and empty not in chunk for says, empty in _SAYING)
+
+
+def _blank_lines(chunk: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Where each blank line from ``at`` on begins and ends."""
+    if b"\r" in chunk:
+        yield from (found.span() for found in _EVENT_END.finditer(chunk, at))
+        return
+    while (at := chunk.find(b"\n\n", at)) >= 0:
+        yield at, at + 2
+        at += 2
 
 
 def split_events(block: bytes) -> list[dict[str, Any]]:

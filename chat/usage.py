@@ -145,6 +145,12 @@ def summed_by(
     return sorted(tidy, key=lambda row: (-row["total_tokens"], -row["requests"], str(row[columns[-1]])))
 
 
+def columns_of(group: str) -> list[str]:
+    """What each row of ``summed_by`` tells, in order; there without rows as well."""
+    nothing = dict.fromkeys([*GROUPS[group], *(f"sum_{name}" for name in _SUMS)])
+    return list(_tidy(nothing, GROUPS[group]))
+
+
 def _tidy(row: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
     sums = {name: int(row[f"sum_{name}"] or 0) for name in _SUMS}
     firsts, requests = sums.pop("first_tokens"), sums["requests"]

@@ -39,7 +39,7 @@ def usage_page(request: HttpRequest) -> HttpResponseBase:
     user_id = None if see_all else request.user.pk
     rows = usage.summed_by(group, first=first, last=last, user_id=user_id, viewer=request.user)
     if "csv" in request.GET and not problem:
-        return as_csv(request, rows, f"usage-by-{group}-{first}-{last}.csv", mark=True)
+        return as_csv(request, group, rows, f"usage-by-{group}-{first}-{last}.csv", mark=True)
     days = usage.summed_by("day", first=first, last=last, user_id=user_id, viewer=request.user)
     context = {
         **admin.site.each_context(request),

@@ -1,12 +1,17 @@
 """One site and one scripted upstream for all tests of the folder; each test takes a service of its own."""
 
 import socket
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
+from django.db import connection
+from pytest_django.plugin import DjangoDbBlocker
 
+from chat.models import Conversation
 from tests.chat.site import Gateway, Site, start_gateway, start_site
 from tests.chat.upstream_script import ScriptedUpstream, Seen
 
@@ -19,8 +24,17 @@ def upstream() -> Iterator[ScriptedUpstream]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    running = start_site(tmp_path_factory.mktemp("site"))
+def site(
+    tmp_path_factory: pytest.TempPathFactory, django_db_setup: None, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Site]:
+    """Over a copy of the tests' own database, if there is one: migrating is the longest part of a start."""
+    home = tmp_path_factory.mktemp("site")
+    with django_db_blocker.unblock():
+        is_migrated = Conversation._meta.db_table in connection.introspection.table_names()
+        if is_migrated:
+            with closing(sqlite3.connect(home / "infini.sqlite3")) as copied:
+                connection.connection.backup(copied)
+    running = start_site(home, migrate=not is_migrated)
     yield running
     running.end()
 

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.db import IntegrityError, connection, transaction
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
 from chat import conversations, history
-from chat.models import Conversation, Message
+from chat.models import Conversation, Endpoint, Message
 from chat.threads import context_of, shown_turns
 from deployments.models import Instance, Placement, Revision, Service
 from infini.errors import Conflict, Invalid, NotFound
 from infini.models import User
-from inventory.models import Server
+from inventory.models import AIModel, Server
 
 pytestmark = pytest.mark.django_db
 
@@ -198,8 +199,11 @@ def test_the_list_takes_constant_queries(api: APIClient, who: dict[str, int], se
             Instance.objects.create(
                 placement=placement, revision=revision, key=f"k{number}-{count}", phase="failed", reason="exit 1"
             )
+            model = AIModel.objects.create(name=f"m{number}-{count}")
+            far = Endpoint.objects.create(name=f"e{number}-{count}", base_url="http://127.0.0.1:9/v1", model=model)
+            conversations.begin(**who, endpoint_id=far.pk, title="x")
 
-    paths = (URL, f"{URL}?search=x", "/api/chat/services", "/admin/chat/conversation/")
+    paths = (URL, f"{URL}?search=x", "/api/chat/services", "/admin/chat/conversation/", "/admin/inventory/aimodel/")
     grow(1)
     before = [queries(path) for path in paths]
     grow(7)
@@ -301,3 +305,33 @@ def test_the_menu_marks_the_page_one_is_on(client: Any, operator: User) -> None:
     for path, marked in (("", "Chat"), ("compare/", "Compare")):
         groups = client.get(f"/admin/chat/conversation/{path}").context["sidebar_navigation"]
         assert [str(item["title"]) for group in groups for item in group["items"] if item["active"]] == [marked]
+
+
+def test_who_deletes_an_endpoint_reads_nothing_of_what_was_said(administrator: User, viewer: User) -> None:
+    endpoint = Endpoint.objects.create(name="far", base_url="http://127.0.0.1:9/v1")
+    begun = conversations.begin(user_id=viewer.pk, endpoint_id=endpoint.pk, title="canary title")
+    browser = Client()
+    browser.force_login(administrator)
+    path = f"/admin/chat/endpoint/{endpoint.pk}/delete/"
+    asked = browser.get(path).content.decode()
+    assert "far" in asked and "canary" not in asked
+    assert browser.post(path, {"post": "yes"}).status_code == 302
+    assert not Endpoint.objects.exists() and not Conversation.objects.filter(pk=begun.pk).exists()
+
+
+def test_a_models_chat_leads_to_what_can_answer(viewer: User) -> None:
+    model = AIModel.objects.create(name="Qwen")
+    browser = Client()
+    browser.force_login(viewer)
+    path = f"/admin/chat/model/{model.pk}/"
+    assert browser.get(path).status_code == 404
+    listing = "/admin/inventory/aimodel/"
+    assert path not in browser.get(listing).content.decode()
+    stopped = Service.objects.create(name="stopped", model=model)
+    assert browser.get(path).url.endswith(f"?service={stopped.pk}")  # type: ignore[attr-defined]
+    far = Endpoint.objects.create(name="far", base_url="http://127.0.0.1:9/v1", model=model)
+    assert browser.get(path).url.endswith(f"?endpoint={far.pk}")  # type: ignore[attr-defined]
+    assert path in browser.get(listing).content.decode()
+    begun = conversations.begin(user_id=viewer.pk, endpoint_id=far.pk)
+    assert browser.get(path).url.endswith(f"/conversation/{begun.pk}/")  # type: ignore[attr-defined]
+    assert browser.get(f"/admin/chat/endpoint/{far.pk}/chat/").url.endswith(f"/{begun.pk}/")  # type: ignore[attr-defined]

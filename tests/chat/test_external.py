@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.chat.conftest import Case
@@ -33,6 +34,15 @@ def external(site: Site, upstream: ScriptedUpstream) -> Callable[..., Case]:
 async def begun(page: ChatClient, endpoint_id: int, content: str = "Hi") -> dict[str, Any]:
     await page.say(type="send", endpoint=endpoint_id, content=content, ref=content)
     return await page.got("start", ref=content)
+
+
+async def listed_models(site: Site) -> list[str]:
+    """What ``/v1/models`` lists."""
+    async with (
+        aiohttp.ClientSession(headers=site.bearer()) as http,
+        http.get(f"{site.url}/v1/models") as response,
+    ):
+        return [row["id"] for row in (await response.json())["data"]]
 
 
 async def test_an_answer_is_kept_and_metered(site: Site, external: Callable[..., Case]) -> None:
@@ -121,6 +131,9 @@ async def test_the_picker_tells_them_apart_and_rights_are_as_for_services(
     _, rows = await api(site, "GET", "chat/services")
     off = next(row for row in rows if row["target"] == far["target"])
     assert (off["why"], off["chip"]["word"]) == ("It is switched off.", "Off")
+    async with asyncio.timeout(5):  # what is known of it holds for a second
+        while there.model in await listed_models(site):
+            await asyncio.sleep(0.1)
     async with ChatClient(site) as page:
         await page.say(type="send", endpoint=there.service_id, content="Hi", ref="off")
         told = await page.got("error", ref="off")

@@ -113,11 +113,13 @@ async def test_a_thousand_open_streams_in_one_process(site: Site, patient: Gatew
         for _ in range(count // 50):
             responses += await asyncio.gather(*(begin(http) for _ in range(50)))
         each = (process.memory_info().rss - before) / count
+        held = [file.path for file in process.open_files() if "infini.sqlite3" in file.path]
         waits.seen.go_on.set()
         texts = await asyncio.gather(*(response.text() for response in responses))
     print(f"{each / 1024:.1f} KiB per open stream")
     assert all(text.endswith("data: [DONE]\n\n") and text.count('"Hello"') == 1 for text in texts)
     assert each < 60_000
+    assert len(held) <= 4, "no database connection is held while an answer is waited for"
 
 
 @pytest.fixture

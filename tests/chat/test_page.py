@@ -234,6 +234,12 @@ def test_settings_list_rename_delete_export(site: Site, case: Callable[..., Case
         page.get_by_role("link", name="Export as Markdown").click()
     assert given.value.suggested_filename == "haystack.md"
     assert "Where is the needle?" in Path(given.value.path()).read_text()
+    with page.expect_download() as given:
+        page.get_by_role("link", name="Export as JSON").click()
+    assert [turn["role"] for turn in json.loads(Path(given.value.path()).read_text())["messages"]] == [
+        "user",
+        "assistant",
+    ]
 
     page.get_by_role("link", name="New", exact=True).click()
     expect(page.locator(".turn")).to_have_count(0)

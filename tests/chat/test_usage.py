@@ -142,6 +142,10 @@ def test_the_api_tells_own_usage_or_all(
     told = everybody.get("/api/usage?by=user&format=csv")
     text = b"".join(told.streaming_content).decode()  # type: ignore[attr-defined]
     assert told["Content-Type"].startswith("text/csv") and "user_name,requests" in text and "'=x()" in text
+    empty = b"".join(own.get("/api/usage?by=day&format=csv&to=2026-01-02&from=2026-01-01").streaming_content)  # type: ignore[attr-defined]
+    assert empty.decode().startswith("day,requests,") and empty.count(b"\r\n") == 1, (
+        "its columns are known all the same"
+    )
     for query in ("by=nothing", "from=yesterday", "from=2026-02-02&to=2026-01-01"):
         assert everybody.get(f"/api/usage?{query}").status_code == 400
 
