@@ -13,7 +13,8 @@ from django.utils.translation import get_language, override
 from django.utils.translation import gettext as _
 
 from infini.bodies import Receive, Scope, Send
-from infini.errors import Conflict, Forbidden, InfiniError, Invalid, NotFound
+from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.following_socket import LOOK_AGAIN_SECONDS, close_code
 from infini.models import User
 from infini.said import said
 from infini.sockets import identify
@@ -28,10 +29,9 @@ from inventory.terminals.session import End, Session, last_frame
 logger = logging.getLogger(__name__)
 
 MANAGE = "inventory.manage_terminal"
-LOOK_AGAIN_SECONDS = 30.0  # whether the login that opened the socket still stands
 MOST_COLS = MOST_ROWS = 1000
 HELD_INPUT_BYTES = 64 * 1024
-BAD_FRAME, FORBIDDEN, NOT_FOUND, NOT_OPENED = 4400, 4403, 4404, 4502
+NOT_OPENED = 4502
 
 
 class _Over(Exception):
@@ -105,8 +105,7 @@ class TerminalSocket:
             frame |= {"fingerprint": error.fingerprint, "key": error.offered}
         if isinstance(error, HostKeyChanged):
             frame["pinned_fingerprint"] = error.pinned_fingerprint
-        codes = ((Invalid, BAD_FRAME), (Conflict, BAD_FRAME), (Forbidden, FORBIDDEN), (NotFound, NOT_FOUND))
-        self.leave(frame, next((code for kind, code in codes if isinstance(error, kind)), NOT_OPENED))
+        self.leave(frame, close_code(error, NOT_OPENED))
 
     # Who asks
 
