@@ -60,6 +60,8 @@ class TerminalSocket:
         """From the handshake to the last frame."""
         await self._receive()
         self._outlet.send({"type": "websocket.accept"})
+        if listen := self._scope.get("extensions", {}).get("infini.listen"):  # our own web server; others do without
+            listen(self._typed)
         looker = asyncio.create_task(self._look_again())
         try:
             await self._admit()
@@ -136,6 +138,16 @@ class TerminalSocket:
         else:
             await self._control(_frame(message.get("text") or ""))
 
+    def _typed(self, data: bytes) -> bool:
+        """A key's short way, which the web server itself goes when no other frame waits; False where it ends."""
+        session = self._session
+        if session is None or self._observing:
+            return False
+        if not session.input(data):
+            with override(self._language):
+                self.refuse(self._too_much())
+        return True
+
     def _type(self, data: bytes) -> None:
         if self._observing:
             return  # who watches does not type
@@ -147,7 +159,11 @@ class TerminalSocket:
         else:
             raise Invalid(_("Connect to a shell first; there is none to type into."))
         if not taken:
-            raise Invalid(_("More was typed than the shell takes in; send large pastes in pieces."))
+            raise self._too_much()
+
+    @staticmethod
+    def _too_much() -> Invalid:
+        return Invalid(_("More was typed than the shell takes in; send large pastes in pieces."))
 
     async def _control(self, frame: dict[str, Any]) -> None:
         kind, session = frame["type"], self._session
