@@ -12,6 +12,7 @@ import queue
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -161,6 +162,18 @@ class Transport(paramiko.Transport):
         except BaseException:
             self._unlink_channel(channel.chanid)
             raise
+
+    def look_around_every(self, seconds: float) -> None:
+        """How long a read that waits may take until it looks around; paramiko does ten times a second, without need.
+
+        The system keeps the time, where it can: a socket that Python keeps it for is asked twice for each packet.
+        """
+        if isinstance(self.sock, paramiko.Channel) or sys.platform == "win32":
+            self.sock.settimeout(seconds)
+            return
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), 0))
+        self.sock.settimeout(None)
 
     def send_at_once(self, message: paramiko.Message) -> bool:
         """Send a small message now, from whichever thread, if that waits for nothing; False when it might.
