@@ -1,32 +1,25 @@
 """The socket that follows an instance's log; docs/logs.md is its protocol."""
 
 import asyncio
-import json
-import logging
 from collections import deque
-from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import parse_qs
 
 from channels.db import database_sync_to_async
-from channels.generic.websocket import AsyncWebsocketConsumer
 from django.urls import re_path
 from django.utils.translation import gettext
 
 from deployments.feeds import BUSY_SECONDS, Feed, watching
 from deployments.logs import OFFSET_MAX, PIECE_BYTES, LogSource, NoLogYet, Piece, log_source
-from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.errors import Forbidden, Invalid
+from infini.following_socket import FollowingSocket
 from infini.said import said
 from infini.sockets import identify
 from inventory.agents import AgentError
 
-logger = logging.getLogger(__name__)
-
 PERMISSION = "deployments.view_service"
 WINDOW_BYTES = 256 * 1024
 TAIL_MOST_LINES = 5000
-LOOK_AGAIN_SECONDS = 30.0  # whether who watches still may, and where the agent is now
-CLOSE_CODES: dict[type[InfiniError], int] = {Invalid: 4400, Forbidden: 4403, NotFound: 4404}
 
 
 class Window:
@@ -60,65 +53,43 @@ class Window:
             self._waiting_bytes -= self._open.popleft()[1]
 
 
-class LogSocket(AsyncWebsocketConsumer):
-    """``/ws/instances/<id>/logs?offset=``: who asks is known already; whether he may is told in a frame."""
+class LogSocket(FollowingSocket):
+    """``/ws/instances/<id>/logs?offset=``: pieces of the log, each with where it stands."""
 
-    async def connect(self) -> None:
-        await self.accept()
-        self._tasks: list[asyncio.Task[None]] = []
+    counted_by = "offset"
+
+    async def begin(self) -> None:
         self._window = Window()
         self._last_type = ""
         self._feed: Feed | None = None
-        try:
-            position, tail = _begin(self.scope["query_string"])
-            source = await self._look()
-        except InfiniError as error:
-            await self._refuse(error)
-            return
-        self._start(self._follow(source, position, tail))
-        self._start(self._look_again())
+        self._position, self._tail = _begin(self.scope["query_string"])
+        await self.look()
 
-    async def disconnect(self, code: int) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        try:
-            frame = json.loads(text_data or "")
-            kind, offset = frame["type"], frame["offset"]
-            if kind != "ack" or type(offset) is not int:
-                raise ValueError
-        except (ValueError, TypeError, KeyError, RecursionError):
-            await self._refuse(Invalid(gettext('Only {"type": "ack", "offset": number} is understood here.')))
-            return
-        self._window.acknowledge(offset)
-
-    async def _look(self) -> LogSource:
-        """Raises Forbidden or NotFound; the database is held no longer than this takes."""
+    async def look(self) -> None:
+        """Also where the agent is now; the database is held no longer than this takes."""
         instance_id = int(self.scope["url_route"]["kwargs"]["pk"])
-        return await database_sync_to_async(_permitted_source, thread_sensitive=False)(self.scope, instance_id)
+        permitted = database_sync_to_async(_permitted_source, thread_sensitive=False)
+        self._source = await permitted(self.scope, instance_id)
+        if self._feed:
+            self._feed.source = self._source
 
-    async def _look_again(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            source = await self._look()
-            if self._feed:
-                self._feed.source = source
+    def acknowledged(self, number: int) -> None:
+        self._window.acknowledge(number)
 
-    async def _follow(self, source: LogSource, position: int | None, tail: int | None) -> None:
-        async with watching(source) as feed:
+    async def follow(self) -> None:
+        position = self._position
+        async with watching(self._source) as feed:
             self._feed = feed
             while True:
                 await self._window.room()
                 try:
                     if position is None:
-                        position = await feed.start(tail=tail)
+                        position = await feed.start(tail=self._tail)
                     piece = await feed.after(position)
                 except NoLogYet:
                     await self._say_waiting()
                 except AgentError as error:
-                    await self._say({"type": "error", "message": said(error.message)})
+                    await self.say({"type": "error", "message": said(error.message)})
                 else:
                     position = piece.next_offset
                     await self._pass_on(piece)
@@ -129,35 +100,18 @@ class LogSocket(AsyncWebsocketConsumer):
             return
         self._window.sent(piece)
         found = {"offset": piece.offset, "next_offset": piece.next_offset, "data": piece.data}
-        await self._say({"type": "log", **found})
+        await self.say({"type": "log", **found})
         if piece.next_offset < piece.size:
             await asyncio.sleep(BUSY_SECONDS)
 
     async def _say_waiting(self) -> None:
         """Once: nothing came yet, or the agent is back with nothing new."""
         if self._last_type in ("", "error"):
-            await self._say({"type": "waiting"})
+            await self.say({"type": "waiting"})
 
-    async def _say(self, frame: dict[str, Any]) -> None:
+    async def say(self, frame: dict[str, Any]) -> None:
         self._last_type = frame["type"]
-        await self.send(text_data=json.dumps(frame, ensure_ascii=False))
-
-    async def _refuse(self, error: InfiniError) -> None:
-        await self._say({"type": "error", "message": said(error.message)})
-        await self.close(code=next(code for kind, code in CLOSE_CODES.items() if isinstance(error, kind)))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(self._guarded(work)))
-
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """A fault of ours closes the socket: the client comes again by offset instead of watching a dead one."""
-        try:
-            await work
-        except (Forbidden, NotFound) as error:
-            await self._refuse(error)
-        except Exception:  # noqa: BLE001  (the edge of our code)
-            logger.exception("log.socket_broken")
-            await self.close(code=1011)
+        await super().say(frame)
 
 
 def _permitted_source(scope: dict[str, Any], instance_id: int) -> LogSource:

@@ -38,7 +38,7 @@ def _url(host: str, port: int | None = None) -> str:
 def programs() -> list[Program]:
     """The agent, web, the two workers, the monitor and, with a port of its own, the gateway; each is also a command."""
     manage = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-    web = ["-m", "daphne", "-v", "0", "-b", settings.HOST.strip("[]"), "-p", str(settings.PORT)]
+    web = ["-m", "infini.web", "-v", "0", "-b", settings.HOST.strip("[]"), "-p", str(settings.PORT)]
     web += ["--websocket_timeout", "-1", *(["--proxy-headers"] if settings.TRUST_PROXY else [])]
     own = _environment()
     commands = {

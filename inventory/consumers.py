@@ -13,7 +13,8 @@ from django.utils.translation import get_language, override
 from django.utils.translation import gettext as _
 
 from infini.bodies import Receive, Scope, Send
-from infini.errors import Conflict, Forbidden, InfiniError, Invalid, NotFound
+from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.following_socket import LOOK_AGAIN_SECONDS, close_code
 from infini.models import User
 from infini.said import said
 from infini.sockets import identify
@@ -29,10 +30,9 @@ from inventory.terminals.session import End, Session, last_frame
 logger = logging.getLogger(__name__)
 
 MANAGE = "inventory.manage_terminal"
-LOOK_AGAIN_SECONDS = 30.0  # whether the login that opened the socket still stands
 MOST_COLS = MOST_ROWS = 1000
 HELD_INPUT_BYTES = 64 * 1024
-BAD_FRAME, FORBIDDEN, NOT_FOUND, NOT_OPENED = 4400, 4403, 4404, 4502
+NOT_OPENED = 4502
 
 
 class _Over(Exception):
@@ -61,6 +61,8 @@ class TerminalSocket:
         """From the handshake to the last frame."""
         await self._receive()
         self._outlet.send({"type": "websocket.accept"})
+        if listen := self._scope.get("extensions", {}).get("infini.listen"):  # our own web server; others do without
+            listen(self._typed)
         looker = asyncio.create_task(self._look_again())
         try:
             await self._admit()
@@ -106,8 +108,7 @@ class TerminalSocket:
             frame |= {"fingerprint": error.fingerprint, "key": error.offered}
         if isinstance(error, HostKeyChanged):
             frame["pinned_fingerprint"] = error.pinned_fingerprint
-        codes = ((Invalid, BAD_FRAME), (Conflict, BAD_FRAME), (Forbidden, FORBIDDEN), (NotFound, NOT_FOUND))
-        self.leave(frame, next((code for kind, code in codes if isinstance(error, kind)), NOT_OPENED))
+        self.leave(frame, close_code(error, NOT_OPENED))
 
     # Who asks
 
@@ -138,6 +139,16 @@ class TerminalSocket:
         else:
             await self._control(_frame(message.get("text") or ""))
 
+    def _typed(self, data: bytes) -> bool:
+        """A key's short way, which the web server itself goes when no other frame waits; False where it ends."""
+        session = self._session
+        if session is None or self._observing:
+            return False
+        if not session.input(data):
+            with override(self._language):
+                self.refuse(self._too_much())
+        return True
+
     def _type(self, data: bytes) -> None:
         if self._observing:
             return  # who watches does not type
@@ -149,7 +160,11 @@ class TerminalSocket:
         else:
             raise Invalid(_("Connect to a shell first; there is none to type into."))
         if not taken:
-            raise Invalid(_("More was typed than the shell takes in; send large pastes in pieces."))
+            raise self._too_much()
+
+    @staticmethod
+    def _too_much() -> Invalid:
+        return Invalid(_("More was typed than the shell takes in; send large pastes in pieces."))
 
     async def _control(self, frame: dict[str, Any]) -> None:
         kind, session = frame["type"], self._session

@@ -55,8 +55,7 @@ def log_in(access: SshAccess, deadline: Deadline, judge_host_key: Callable[[str]
     except BaseException:
         transport.shut_down()
         raise
-    # paramiko looks around ten times a second; a connection that only waits need not.
-    transport.sock.settimeout(READ_WAIT_SECONDS)
+    transport.look_around_every(READ_WAIT_SECONDS)
     transport.set_keepalive(settings.SSH_KEEPALIVE_SECONDS)
     return transport
 

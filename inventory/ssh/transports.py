@@ -11,6 +11,8 @@ import functools
 import queue
 import select
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +28,7 @@ MAX_PACKET_BYTES = 32 * 1024
 # What a server may say before its version line, and how long an idle read waits until it looks around.
 GREETING_MAX_BYTES = 64 * 1024
 READ_WAIT_SECONDS = 10.0
+READ_BYTES = 64 * 1024  # at once, from the connection
 
 # Ciphers that authenticate too: one pass over each packet instead of two. paramiko would ask for them last.
 _FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -41,7 +44,26 @@ class ChannelRefused(Exception):
     """The server opens no further channel on this connection; it lives on."""
 
 
+class _ReadAhead:
+    """A socket as paramiko's packetizer reads it: a packet's length, then its rest. Both come from one reading of what
+    is there, since each reading goes through the system and gives up the interpreter's lock."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._ahead = memoryview(b"")
+        self.send, self.close = sock.send, sock.close
+
+    def recv(self, most: int) -> bytes:
+        if not self._ahead:
+            self._ahead = memoryview(self._sock.recv(READ_BYTES))
+        piece, self._ahead = bytes(self._ahead[:most]), self._ahead[most:]
+        return piece
+
+
 class _Packetizer(paramiko.Packetizer):
+    def __init__(self, sock: Any) -> None:
+        super().__init__(_ReadAhead(sock))
+
     def _read_timeout(self, timeout: float) -> bytes:
         """Called for the lines before the key exchange alone; a greeting that never ends is none."""
         piece = super()._read_timeout(timeout)
@@ -96,6 +118,7 @@ class Transport(paramiko.Transport):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=_Packetizer)
         self.pump = _Pump()
+        self._room = _room_watch(sock)
         self.held: dict[int, Channel] = {}
         self.opened = 0  # channels so far
         self.used_at = time.monotonic()  # when the last one was opened or ended
@@ -140,16 +163,28 @@ class Transport(paramiko.Transport):
             self._unlink_channel(channel.chanid)
             raise
 
+    def look_around_every(self, seconds: float) -> None:
+        """How long a read that waits may take until it looks around; paramiko does ten times a second, without need.
+
+        The system keeps the time, where it can: a socket that Python keeps it for is asked twice for each packet.
+        """
+        if isinstance(self.sock, paramiko.Channel) or sys.platform == "win32":
+            self.sock.settimeout(seconds)
+            return
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), 0))
+        self.sock.settimeout(None)
+
     def send_at_once(self, message: paramiko.Message) -> bool:
         """Send a small message now, from whichever thread, if that waits for nothing; False when it might.
 
         A key's way to its echo is so one change of threads shorter. Nothing is sent while keys are exchanged, while
         somebody else sends, or into a buffer that is filling up, since any of that may hold the caller.
         """
-        if isinstance(self.sock, paramiko.Channel) or not self.clear_to_send_lock.acquire(blocking=False):
+        if self._room is None or not self.clear_to_send_lock.acquire(blocking=False):
             return False
         try:
-            if not self.active or not self.clear_to_send.is_set() or not _has_room(self.sock):
+            if not self.active or not self.clear_to_send.is_set() or not self._room.poll(0):
                 return False
             with contextlib.suppress(*BROKEN):  # the connection is over: its reader tells every channel
                 self._send_message(message)
@@ -197,11 +232,14 @@ class Transport(paramiko.Transport):
             channel.answered.set()
 
 
-def _has_room(sock: socket.socket) -> bool:
-    """Whether a small packet fits what the system keeps for ``sock``: it says so from a third free on."""
+def _room_watch(sock: Any) -> "select.poll | None":
+    """Tells whether a small packet fits what the system keeps for ``sock``: it says so from a third free on. None for
+    a connection over another."""
+    if isinstance(sock, paramiko.Channel):
+        return None
     watch = select.poll()
     watch.register(sock, select.POLLOUT)
-    return bool(watch.poll(0))
+    return watch
 
 
 class Channel(paramiko.Channel):
@@ -271,11 +309,8 @@ class StreamChannel(Channel):
             fits = len(data) <= min(self.out_window_size, self.out_max_packet_size)
             if self.closed or self.eof_sent or not fits:
                 return False
-            message = paramiko.Message()
-            message.add_byte(cMSG_CHANNEL_DATA)
-            message.add_int(self.remote_chanid)
-            message.add_string(data)
-            if not self.transport.send_at_once(message):
+            head = cMSG_CHANNEL_DATA + struct.pack(">II", self.remote_chanid, len(data))
+            if not self.transport.send_at_once(paramiko.Message(head + data)):
                 return False
             self.out_window_size -= len(data)
         return True

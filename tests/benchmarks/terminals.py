@@ -118,6 +118,14 @@ def peers() -> tuple[dict[str, Any], list[Target]]:
     return found[0], made
 
 
+async def hang_up_peers() -> None:
+    """Their adapters share one client session, which belongs to the event loop of a test."""
+    bench = sys.modules.get("terminal_bench")
+    if bench and bench.Ws.session:
+        await bench.Ws.session.close()
+        bench.Ws.session = None
+
+
 def memory(pid: int) -> dict[str, float]:
     """RSS and PSS in bytes, threads and processes of a server with its children."""
     total = {"rss": 0.0, "pss": 0.0, "threads": 0.0, "processes": 0.0}

@@ -37,7 +37,7 @@ class Web:
         ours = {"INFINI_DATA_DIR": str(data_dir), "INFINI_ADMIN_PASSWORD": PASSWORD, "INFINI_PORT": str(self.port)}
         self.env = os.environ | ours | {"DJANGO_SETTINGS_MODULE": "infini.settings"}
         self.key = filled(self.env, filled_by, *fleet)
-        argv = [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(self.port)]
+        argv = [sys.executable, "-m", "infini.web", "-v", "0", "-b", "127.0.0.1", "-p", str(self.port)]
         self.process = subprocess.Popen([*argv, "infini.asgi:application"], cwd=ROOT, env=self.env)
         wait_until(self.answers, 30)
 

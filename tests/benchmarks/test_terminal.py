@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from tests.benchmarks.conftest import Table
-from tests.benchmarks.terminals import PROFILE, PROMPT, Ours, Ssh, Target, memory, opened, peers, until
+from tests.benchmarks.terminals import PROFILE, PROMPT, Ours, Ssh, Target, hang_up_peers, memory, opened, peers, until
 from tests.live.site import RealSite
 from tests.real_sshd import RealSshd
 
@@ -73,6 +73,7 @@ async def targets(site: RealSite, sshd: Any) -> AsyncIterator[list[Target]]:
         for target in made:
             target.base = memory(target.pid)
         yield made
+        await hang_up_peers()
 
 
 async def rounds(

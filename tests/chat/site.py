@@ -107,7 +107,7 @@ def start_site(data_dir: Path, *, migrate: bool = True, **settings: str) -> Site
             [sys.executable, "manage.py", "migrate", "-v0"], cwd=ROOT, env=environment, check=True, timeout=120
         )
     process = subprocess.Popen(
-        [sys.executable, "-m", "daphne", "--fd", str(listener.fileno()), "-v", "0", "infini.asgi:application"],
+        [sys.executable, "-m", "infini.web", "--fd", str(listener.fileno()), "-v", "0", "infini.asgi:application"],
         cwd=ROOT,
         env=environment,
         pass_fds=[listener.fileno()],

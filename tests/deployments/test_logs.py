@@ -201,7 +201,7 @@ async def test_role_and_object_are_told_in_a_frame(make_user: Any, viewer: User,
 async def test_it_ends_when_the_permission_does(
     run: Any, viewer: User, viewer_key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "LOOK_AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(consumers.LogSocket, "look_again_seconds", 0.3)
     instance = await database_sync_to_async(run)("echo once; exec sleep 600")
     async with watch(instance, viewer_key) as watcher:
         await watcher.until(lambda: "once" in watcher.text)

@@ -161,7 +161,7 @@ async def test_refusals(make_user: Any, viewer: User) -> None:
 
 
 async def test_a_role_taken_away_ends_it(viewer: User, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_socket, "LOOK_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(event_socket.EventSocket, "look_again_seconds", 0.1)
     header = await in_database(bearer)(viewer)
     async with Reader(header) as reader:
         await reader.frame()

@@ -87,6 +87,27 @@ async def test_more_than_the_shell_takes_is_refused(terminal: Make, operator: Us
     assert session and session.owner is None, "the shell is there still"
 
 
+async def test_keys_by_the_web_servers_short_way(terminal: Make, operator: User, administrator: User) -> None:
+    one = await terminal(operator)
+    await one.begin({"type": "connect", "cols": 80, "rows": 24})
+    assert not one.listeners[0](b"too early\r"), "no shell is there yet"
+    await one.frame("connected")
+    await one.until(PROMPT)
+    assert one.listeners[0](b"echo short-$((40+2))\r")
+    await one.until(b"short-42\r\n")
+
+    watcher = await (await terminal(administrator)).watch(one.session)
+    assert not watcher.listeners[0](b"echo never\r")
+
+    await one.until(PROMPT)
+    await one.type("stty -echo -icanon; kill -STOP $$\r")
+    await one.until(b"$$\r\n")
+    for _ in range(60):
+        one.listeners[0](b"x" * 100_000)
+    assert await one.end() == 4400 and "pieces" in one.frames[-1]["message"]
+    assert not one.listeners[0](b"over")
+
+
 def test_buffer_by_offset() -> None:
     buffer = OutputBuffer()
     whole = bytes(n % 251 for n in range(5 * BLOCK_BYTES))

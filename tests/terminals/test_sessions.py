@@ -113,7 +113,7 @@ async def test_nobody_comes_back(terminal: Make, operator: User, settings: Any) 
 
 
 async def test_idle_counts_typing_alone_and_warns_first(terminal: Make, operator: User, settings: Any) -> None:
-    settings.TERMINAL_IDLE_SECONDS = 3
+    settings.TERMINAL_IDLE_SECONDS = 2
     one = await (await terminal(operator)).open()
     await one.until(PROMPT)
     await one.type("while sleep 0.2; do echo tick; done\r")

@@ -187,6 +187,7 @@ class Page {
       if (!this.key(event) && event.code !== "KeyV") event.preventDefault();
     });
     document.addEventListener("theme", () => this.tabs.forEach((tab) => (tab.shell.term.options.theme = theme())));
+    window.addEventListener("online", () => this.tabs.forEach((tab) => tab.shell.hurry()));
     new ResizeObserver(() => this.front?.shell.fitted()).observe(byId("stage"));
   }
 

@@ -1,7 +1,7 @@
 /* One terminal: xterm.js over one socket at a time, again and again, always from the byte it had come to.
    docs/terminal-protocol.md tells the frames. */
 
-const RETRY_MS = [500, 1000, 2000, 4000, 8000, 10000];
+const RETRY_MS = [250, 500, 1000, 1000, 1000, 2000, 2000, 2000, 5000]; // give or take a quarter: not all pages at once
 const FINAL_CODES = [1000, 4400, 4403, 4404, 4409, 4502];
 const ACK_BYTES = 32 * 1024;
 const ACK_MS = 200;
@@ -140,8 +140,14 @@ export class Shell {
       return;
     }
     this.tell("reconnecting");
-    this.timer = setTimeout(() => this.open(), RETRY_MS[Math.min(this.fails, RETRY_MS.length - 1)]);
+    const wait = RETRY_MS[Math.min(this.fails, RETRY_MS.length - 1)];
+    this.timer = setTimeout(() => this.open(), wait * (0.75 + Math.random() / 2));
     this.fails += 1;
+  }
+
+  /* The network is back: not in some seconds, now. */
+  hurry() {
+    if (this.state === "reconnecting" && !this.socket) this.open();
   }
 
   control(frame) {

@@ -1,0 +1,22 @@
+"""Sockets for tests/infini/test_web.py: each message comes back; ``heard`` asks for those that the listener took."""
+
+import asyncio
+from typing import Any
+
+
+async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """``/listen`` takes what it can by the web server's short way; what begins with ``~`` it leaves to ``receive``."""
+    if scope["type"] != "websocket":
+        return
+    heard: list[bytes] = []
+    await receive()
+    await send({"type": "websocket.accept"})
+    if scope["path"] == "/listen":
+        scope["extensions"]["infini.listen"](lambda data: not data.startswith(b"~") and not heard.append(data))
+    while (message := await receive())["type"] == "websocket.receive":
+        data = message.get("bytes")
+        if message.get("text") == "loop":
+            data = type(asyncio.get_running_loop()).__module__.encode()
+        if message.get("text") == "heard":
+            data, heard = b"|".join(heard), []
+        await send({"type": "websocket.send", "bytes": data, "text": None if data else message.get("text")})
