@@ -3561,7 +3561,10 @@ class DeviceWatch:
         look: float = DEVICE_LOOK,
         timeout: float = DEVICE_TIMEOUT,
         path: str | None = None,
+        owner: Callable[[int], str | None] = lambda pid: None,
     ) -> None:
+        """`owner` tells which instance a process belongs to."""
+        self.owner = owner
         self.period = period
         self.look = look
         self.timeout = timeout
@@ -3594,6 +3597,8 @@ class DeviceWatch:
                 self.latest = ([], {}, iso_now())
                 return self.look
             devices, errors = read_devices(self.timeout, self.path)
+            for process in [process for device in devices for process in device["processes"] or []]:
+                process["instance"] = self.owner(process["pid"])
             self.latest = (devices, errors, iso_now())
         except Exception as error:  # noqa: BLE001 - this thread must not end
             self.latest = ([], {"agent": "Reading devices failed: %s." % type(error).__name__}, iso_now())
@@ -3656,7 +3661,7 @@ class Agent:
         self.host = Host()
         self.cgroups = Cgroups()
         self.log_waiters = LogWaiters()
-        self.device_watch = DeviceWatch()
+        self.device_watch = DeviceWatch(owner=self.instance_of)
         self.spawner: Any = WindowsSpawner() if os.name == "nt" else Spawner()
         self.mark = self.own_mark()
         self.watcher = Watcher(self)
@@ -3671,6 +3676,21 @@ class Agent:
         text = os.urandom(8).hex()
         write_file(path, text.encode() + b"\n", durable=True)
         return text
+
+    def instance_of(self, pid: int) -> str | None:
+        """Return the id of the instance that a process belongs to; None for strangers, and inside of containers."""
+        mark = b"\0INFINI_TREE=%s/" % self.mark.encode()
+        for _ in range(64):
+            with contextlib.suppress(OSError):
+                _, found, rest = (b"\0" + read_all("/proc/%d/environ" % pid)).partition(mark)
+                if found:
+                    return rest.split(b"\0", 1)[0].decode("utf-8", "replace")
+            # One that cleared its environment may still have a parent that did not.
+            entry = read_stat(pid) if sys.platform.startswith("linux") else None
+            if entry is None or entry.ppid <= 1:
+                return None
+            pid = entry.ppid
+        return None
 
     def instances_dir(self) -> str:
         return os.path.join(self.state_dir, "instances")

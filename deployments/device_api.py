@@ -25,6 +25,12 @@ class HolderSerializer(serializers.Serializer):
     slot = serializers.IntegerField()
 
 
+class DeviceProcessSerializer(serializers.Serializer):
+    pid = serializers.IntegerField()
+    memory_used_bytes = serializers.IntegerField(allow_null=True)
+    instance = serializers.CharField(help_text="Key of the instance it belongs to; empty for somebody else's.")
+
+
 class DeviceSerializer(serializers.Serializer):
     """One accelerator; what its tool does not tell is null. For the schema; ``device_documents`` writes them."""
 
@@ -47,7 +53,8 @@ class DeviceSerializer(serializers.Serializer):
     verified = serializers.BooleanField(help_text="Whether its reader ever ran on such hardware.")
     free = serializers.BooleanField(help_text="Whether an instance could be given it now.")
     free_slots = serializers.IntegerField()
-    instances = HolderSerializer(many=True)
+    instances = HolderSerializer(many=True, help_text="Who it was given to.")
+    processes = DeviceProcessSerializer(many=True, help_text="Who is on it, as far as its tool tells.")
     observed_at = serializers.DateTimeField(allow_null=True)
 
 

@@ -10,7 +10,7 @@ from django.db.models.functions import Coalesce
 from deployments.models import DeviceClaim
 from infini.counting import count_of
 from inventory.models import Device, Server
-from inventory.shown_devices import live_figures
+from inventory.shown_devices import live_figures, process_documents
 
 Row = dict[str, Any]
 _COLUMNS = ("pk", "server_id", "server__name", "index", "uuid", "vendor", "name", "memory_bytes", "slots", "present")
@@ -60,6 +60,7 @@ def _document(row: Row, holders: list[Row], server: Server, live: dict[str, Row]
         "free": row["present"] and row["free_slots"] > 0,
         "free_slots": max(0, row["free_slots"]) if row["present"] else 0,
         "instances": holders,
+        "processes": process_documents(told),
         "observed_at": server.figures.get("devices_observed_at"),
     }
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from infini.display import BAD, GOOD, QUIET, WARN, Bar, Chip, gib, number
 from inventory.models import Device, Server
@@ -25,6 +26,7 @@ class DeviceRow:
     temperature: SafeString
     power: SafeString
     verified: bool
+    users: str
 
 
 def device_rows(server: Server) -> list[DeviceRow]:
@@ -81,7 +83,31 @@ def _row(server: Server, device: Device, live: dict[str, Any]) -> DeviceRow:
         number(_whole(live.get("temperature_celsius")), "°C", absent=untold),
         number(_whole(live.get("power_watts")), "W", absent=untold),
         live.get("verified") is True,
+        "" if stale else users_text(live),
     )
+
+
+def users_text(live: dict[str, Any]) -> str:
+    """Whose processes are on a device, as far as its tool and the agent tell."""
+    told = process_documents(live)
+    names = sorted({process["instance"] for process in told if process["instance"]})
+    strangers = sum(not process["instance"] for process in told)
+    if strangers:
+        names.append(
+            ngettext("%(count)d process of no instance", "%(count)d processes of no instance", strangers)
+            % {"count": strangers}
+        )
+    return _("Used by %(names)s") % {"names": ", ".join(names)} if names else ""
+
+
+def process_documents(live: dict[str, Any]) -> list[dict[str, Any]]:
+    """The processes that a report lists on a device; an agent before 0.4 knows of no instances."""
+    listed = live.get("processes")
+    rows = [p for p in listed if isinstance(p, dict)] if isinstance(listed, list) else []
+    return [
+        {"pid": p.get("pid"), "memory_used_bytes": p.get("memory_used_bytes"), "instance": str(p.get("instance") or "")}
+        for p in rows
+    ]
 
 
 def device_chip(device: Device, live: dict[str, Any]) -> Chip:

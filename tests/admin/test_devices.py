@@ -1,12 +1,14 @@
 """Devices in list and API: who holds them, which are free, what is not known; freeing those of a lost instance."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from deployments.models import DeviceClaim, Instance, Service
@@ -28,6 +30,7 @@ def figures(count: int) -> dict[str, Any]:
             "power_watts": 310.4,
             "health": "ok",
             "verified": False,
+            "processes": [{"pid": 10 + n, "memory_used_bytes": 7, "instance": "qwen-1"}, {"pid": 90, "instance": None}],
         }
         for n in range(count)
     ]
@@ -61,6 +64,14 @@ def test_the_list_tells_figures_holder_and_what_is_free(holding: Service, viewin
         assert text in page, text
     assert "developer_board" in page
 
+    def on_its_server() -> str:
+        return viewing.get(f"/admin/inventory/server/{Server.objects.get().pk}/").content.decode()
+
+    told = "Used by qwen-1, 1 process of no instance"
+    assert told in on_its_server()
+    Server.objects.update(agent_seen_at=timezone.now() - timedelta(hours=1))
+    assert "GPU-0" in on_its_server() and told not in on_its_server(), "what was heard long ago is no longer said"
+
 
 def test_it_is_filtered(holding: Service, make_server: Callable, equip: Callable, viewing: Client) -> None:
     other = make_server("npu-01")
@@ -93,6 +104,10 @@ def test_the_api_tells_the_same(holding: Service, api: APIClient, equip: Callabl
     first, _second, third = ask()
     assert (first["server"], first["index"], first["memory_used_bytes"]) == ("gpu-07", 0, 40 * 1024**3)
     assert [holder["service"] for holder in first["instances"]] == ["qwen"]
+    assert first["processes"] == [
+        {"pid": 10, "memory_used_bytes": 7, "instance": "qwen-1"},
+        {"pid": 90, "memory_used_bytes": None, "instance": ""},
+    ]
     assert (first["free"], third["free"], third["instances"], third["verified"]) == (False, True, [], False)
     assert [d["index"] for d in ask("?free=true")] == [2] and [d["index"] for d in ask("?free=false")] == [0, 1]
     assert len(ask("?limit=1&offset=1")) == 1 and ask("?vendor=ascend") == [] and len(ask("?present=true")) == 3

@@ -7,13 +7,14 @@ import json
 import os
 import re
 import shlex
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.real_agent import AGENT_FILE
+from tests.real_agent import AGENT_FILE, RealAgent
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("infini_agent", AGENT_FILE)
@@ -979,3 +980,35 @@ def test_watch_never_blocks_and_never_ends(bench: Bench, monkeypatch: pytest.Mon
     monkeypatch.setattr(devices, "find_tools", lambda _: 1 / 0)
     assert watch.read() == devices.DEVICE_PERIOD
     assert watch.snapshot()[1] == {"agent": "Reading devices failed: ZeroDivisionError."}
+
+
+TOOL = """#!{python}
+import sys
+query = next((a.split("=", 1)[1] for a in sys.argv if a.startswith("--query-gpu=")), "")
+if query:
+    known = {{"index": 0, "uuid": "GPU-0", "name": "Demo GPU", "mig.mode.current": "Disabled"}}
+    print(", ".join(str(known.get(field, "[N/A]")) for field in query.split(",")))
+elif sys.argv[1].startswith("--query-compute-apps="):
+    for pid in open({apps!r}):
+        print(f"GPU-0, {{pid.strip()}}, python, 512")
+"""
+
+
+def test_a_process_on_a_device_is_told_with_its_instance(tmp_path: Path) -> None:
+    """Also one that has cleared its environment, by its parent; not a stranger, nor one that has ended."""
+    tool, apps = tmp_path / "nvidia-smi", tmp_path / "apps"
+    tool.write_text(TOOL.format(python=sys.executable, apps=str(apps)))
+    tool.chmod(0o755)
+    apps.touch()
+    with RealAgent(environment={"PATH": f"{tmp_path}:{os.environ['PATH']}"}) as agent:
+        first = agent.deploy("one", "exec sleep 600")["pid"]
+        agent.deploy("two", f"env -i sleep 600 & echo $! > {tmp_path}/bare; wait")
+        wait_for(lambda: (tmp_path / "bare").exists() and (tmp_path / "bare").read_text().strip())
+        bare = int((tmp_path / "bare").read_text())
+        apps.write_text(f"{first}\n{bare}\n{os.getpid()}\n4194304\n")
+        agent.kill9()
+        agent.start()  # it reads at once
+        wait_for(lambda: agent.request("GET", "/report")[1]["devices"])
+        [device] = agent.request("GET", "/report")[1]["devices"]
+    told = {process["pid"]: process["instance"] for process in device["processes"]}
+    assert told == {first: "one", bare: "two", os.getpid(): None, 4194304: None}
