@@ -29,7 +29,7 @@ class HolderSerializer(serializers.Serializer):
 class DeviceProcessSerializer(serializers.Serializer):
     pid = serializers.IntegerField()
     command = serializers.CharField(help_text="The kernel's short name of it; empty when not known.")
-    memory_bytes = serializers.IntegerField(allow_null=True)
+    memory_used_bytes = serializers.IntegerField(allow_null=True)
     instance = serializers.CharField(allow_null=True, help_text="A key; null when it was not started from here.")
 
 
@@ -53,10 +53,10 @@ class DeviceSerializer(serializers.Serializer):
     health = serializers.CharField(allow_null=True)
     health_reason = serializers.CharField()
     verified = serializers.BooleanField(help_text="Whether its reader ever ran on such hardware.")
-    processes = DeviceProcessSerializer(many=True)
     free = serializers.BooleanField(help_text="Whether an instance could be given it now.")
     free_slots = serializers.IntegerField()
-    instances = HolderSerializer(many=True)
+    instances = HolderSerializer(many=True, help_text="Who it was given to.")
+    processes = DeviceProcessSerializer(many=True, help_text="Who is on it, as far as its tool tells.")
     observed_at = serializers.DateTimeField(allow_null=True)
 
 

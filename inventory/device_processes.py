@@ -15,11 +15,11 @@ class DeviceProcess:
 
     pid: int
     command: str
-    memory_bytes: int | None
+    memory_used_bytes: int | None
     instance: str | None
 
     def __str__(self) -> str:
-        memory = f", {gib(self.memory_bytes)} GiB" if self.memory_bytes is not None else ""
+        memory = f", {gib(self.memory_used_bytes)} GiB" if self.memory_used_bytes is not None else ""
         return f"{self.command or '?'} ({self.pid}{memory})"
 
 

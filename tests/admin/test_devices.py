@@ -79,7 +79,7 @@ def test_what_was_not_started_from_here_is_seen_and_its_device_taken_last(
     assert page.count("Used outside") == 1 and page.count("1 process") == 2
     first, second, third = api.get("/api/devices").json()
     assert first["processes"] == [
-        {"pid": 4711, "command": "jupyter", "memory_bytes": 12 * 1024**3, "instance": None}
+        {"pid": 4711, "command": "jupyter", "memory_used_bytes": 12 * 1024**3, "instance": None}
     ] and (first["free"], third["processes"], len(second["processes"])) == (True, [], 1)
     [plan] = api.post("/api/services/plan", {"devices": 2}, format="json").json()
     assert (plan["way"], plan["note"][:23]) == ("start", "On 1 of its 3 free devi")
