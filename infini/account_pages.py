@@ -10,12 +10,14 @@ from django.contrib import admin, messages
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from infini import account, logins, two_step
 from infini.admin_base import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from infini.confirmation import Question, ask, is_confirmed
 from infini.errors import InfiniError
 
 NEW_SECRET = "two_step_secret"  # kept in the session until a code shows that the app has it
@@ -122,9 +124,26 @@ def turn_off_two_step(request: HttpRequest) -> HttpResponse:
 def end_sessions(request: HttpRequest) -> HttpResponse:
     user: Any = request.user
     only = request.POST.get("session", "")
+    question = _ending_question(request, only)
+    if not is_confirmed(request):
+        return ask(admin.site, request, question)
     if only:
         ended = logins.end_sessions(user, by=user, only=int(only) if only.isdigit() else 0)
     else:
         ended = logins.end_sessions(user, by=user, spare=request.session.session_key)
     messages.success(request, _("Sessions ended: %(n)d.") % {"n": ended})
     return redirect("account")
+
+
+def _ending_question(request: HttpRequest, only: str) -> Question:
+    sessions = [s for s in logins.open_sessions(request.user) if s.session_key != request.session.session_key]  # type: ignore[arg-type]
+    chosen = [s for s in sessions if not only or str(s.pk) == only]
+    count = len(chosen)
+    return Question(
+        title=ngettext("End %(n)d session?", "End %(n)d sessions?", count) % {"n": count},
+        effect=_("Whoever uses it there has to log in again. API keys go on working."),
+        button=ngettext("End %(n)d session", "End %(n)d sessions", count) % {"n": count},
+        names=[", ".join(part for part in (s.address, s.client) if part) for s in chosen],
+        danger=True,
+        back=reverse("account"),
+    )

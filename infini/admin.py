@@ -57,8 +57,7 @@ class GroupAdmin(DjangoGroupAdmin, BaseAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and not (obj and obj.name in ROLES)
 
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        queryset.exclude(name__in=ROLES).delete()
+    remove = staticmethod(lambda group, by: group.delete())
 
 
 def _actor(request: HttpRequest) -> Any:
@@ -116,6 +115,12 @@ TURN_OFF_TWO_STEP = Verb(
 )
 
 
+def _remove(user: User, by: Any) -> None:
+    with transaction.atomic():
+        events.record("user.deleted", user, by=by)
+        user.delete()
+
+
 @admin.register(User)
 class UserAdmin(DjangoUserAdmin, BaseAdmin):
     find_icon = "person"
@@ -123,6 +128,8 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
     add_form = NewUserForm
     change_password_form = AdminPasswordChangeForm
     verbs = [END_SESSIONS, TURN_OFF_TWO_STEP]
+    remove = staticmethod(_remove)
+    removed_effect = _("They can no longer log in, and their API keys and chats are deleted with them.")
     list_display = ["username", "role_shown", "email", "active_shown", "two_step_shown", "last_login_shown"]
     list_filter = [("groups", RelatedDropdownFilter)]
     search_fields = ["username", "first_name", "last_name", "email"]
@@ -166,11 +173,6 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         """The role is written with the person."""
-
-    def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        with transaction.atomic():
-            events.record("user.deleted", obj, by=_actor(request))
-            obj.delete()
 
     def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:  # noqa: A002
         response = super().user_change_password(request, id, form_url)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from django import forms
-from django.contrib import messages
 from django.contrib.admin.views.main import ORDER_VAR
 from django.core.exceptions import PermissionDenied
 from django.db import models
@@ -40,11 +39,12 @@ from unfold.widgets import (
 
 from infini import extras, records
 from infini.admin_csv import CsvAdmin
-from infini.admin_verbs import Verb, VerbsAdmin, names_of
+from infini.admin_forms import BaseForm
+from infini.admin_verbs import Verb, VerbsAdmin, ask_first, do, list_url, names_of
+from infini.confirmation import typed_name
 from infini.display import ABSENT
 from infini.errors import InfiniError, StaleVersion
 from infini.fields import EncryptedTextField
-from infini.said import said
 
 __all__ = [
     "AdminPasswordChangeForm",
@@ -145,49 +145,6 @@ class SecretField(forms.CharField):
         return (bound.initial or "") if bound.data is None else self.clean(bound.data)
 
 
-class BaseForm(forms.ModelForm):
-    """A form that carries the version its editor saw and shows what a verb refused."""
-
-    seen_version = forms.IntegerField(required=False, widget=forms.HiddenInput)
-    request: HttpRequest | None = None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["seen_version"].initial = getattr(self.instance, "version", None)
-
-    def clean(self) -> dict[str, Any] | None:
-        cleaned = super().clean()
-        self._refuse_taken_name()
-        refusal = getattr(self.request, "refusal", None)
-        if refusal is not None:
-            self.show(refusal)
-        return cleaned
-
-    def show(self, error: InfiniError) -> None:
-        """Put a verb's refusal where its field is; what belongs to no field of ours stands above."""
-        placed = False
-        for name, texts in error.fields.items():
-            target = name if name in self.fields else name.removesuffix("_id")
-            if target in self.fields:
-                self.add_error(target, texts)
-                placed = True
-        if not placed:
-            self.add_error(None, said(error.message))
-
-    def _refuse_taken_name(self) -> None:
-        """Said at the field, before the database's constraint says it less kindly."""
-        name = self.cleaned_data.get("name")
-        model = self._meta.model
-        folded = any(c.name.endswith("_name_unique") for c in model._meta.constraints)
-        if not name or not folded:
-            return
-        clash = model._default_manager.filter(name__iexact=name)
-        if clash.exclude(pk=self.instance.pk).exists():
-            self.add_error(
-                "name", gettext("A %(kind)s with this name exists already.") % {"kind": model._meta.verbose_name}
-            )
-
-
 class PageChangeList(ChangeList):
     """Rows lead to their object's page, where there is one; the list may be ordered by what it reckons itself."""
 
@@ -231,6 +188,8 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
     empty_text: Any = ""
     list_title: Any = ""  # empty: the model's own name in the plural
     find_icon = ""  # set: its objects are found by Ctrl+K, by ``search_fields``
+    remove: Callable[..., object] = staticmethod(records.remove)
+    removed_effect: Any = _("They are deleted for good. What still needs one of them keeps it.")
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return PageChangeList
@@ -256,6 +215,35 @@ class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
         if request.method == "POST":
             self.refuse_foreign_action(request)
         return super().changelist_view(request, extra_context)
+
+    @cached_property
+    def remove_verb(self) -> Verb:
+        return Verb(
+            name="delete_selected",
+            label=_("Delete"),
+            icon="delete",
+            permission=f"{self.opts.app_label}.delete_{self.opts.model_name}",
+            done=lambda rows: gettext("Deleted: %(names)s.") % {"names": names_of(rows)},
+            run=lambda row, by: type(self).remove(row, by=by),
+            effect=self.removed_effect,
+            word=typed_name,
+            danger=True,
+            away=True,
+        )
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """By the verb, after its name was typed: Django's own would pass by both."""
+        row = self.get_object(request, object_id)
+        if not self.has_delete_permission(request, row):
+            raise PermissionDenied
+        if row is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        unanswered = ask_first(self, request, self.remove_verb, [row], back="../change/")
+        if unanswered:
+            return unanswered
+        done = do(request, self.remove_verb, [row])
+        gone = done and not self.get_queryset(request).filter(pk=row.pk).exists()
+        return HttpResponseRedirect(list_url(self) if gone else "../change/")
 
     # The timeline is the one record of what was done; Django's own log stays empty.
 
@@ -324,22 +312,6 @@ class RecordAdmin(BaseAdmin):
     """For rows people edit: created, changed and removed by ``infini.records``, with their version."""
 
     form = BaseForm
-    remove: Callable[..., object] = staticmethod(records.remove)
-    removed_effect: Any = _("They are deleted for good. What still needs one of them keeps it.")
-
-    @cached_property
-    def remove_verb(self) -> Verb:
-        return Verb(
-            name="delete_selected",
-            label=_("Delete"),
-            icon="delete",
-            permission=f"{self.opts.app_label}.delete_{self.opts.model_name}",
-            done=lambda rows: gettext("Deleted: %(names)s.") % {"names": names_of(rows)},
-            run=lambda row, by: type(self).remove(row, by=by),
-            effect=self.removed_effect,
-            danger=True,
-            away=True,
-        )
 
     def all_verbs(self) -> Sequence[Verb]:
         return [*self.verbs, self.remove_verb]
@@ -384,18 +356,3 @@ class RecordAdmin(BaseAdmin):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         """Many-to-many is written by the verb; there are no inlines."""
-
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        try:
-            return super().delete_view(request, object_id, extra_context)
-        except InfiniError as error:
-            messages.error(request, said(error.message))
-            return HttpResponseRedirect(request.get_full_path().removesuffix("delete/"))
-
-    def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        type(self).remove(obj, by=request.user)
-
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Row by row through the verb, since a bulk delete would skip it."""
-        for row in queryset:
-            self.delete_model(request, row)

@@ -9,26 +9,23 @@ from functools import partial
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _
 
+from infini.confirmation import FORCE, NAMES_SHOWN, Question, Word, ask, asks_only, is_confirmed
 from infini.errors import InfiniError
 from infini.said import said
-
-CONFIRMED = "confirmed"
-NAMES_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Verb:
     """Something done to rows. ``run(row, by=)`` does it to one and raises InfiniError; ``run_all`` to many at once.
 
-    ``done`` says it in a sentence about the names; ``effect`` is what a person confirms first.
+    ``done`` says it in a sentence about the names. ``effect``, a text or what makes one of the rows, is what a person
+    confirms first; ``word`` tells what he types for it, where a click is not enough.
     ``refused`` tells why a row cannot take it now: its button is then disabled, with the reason beside it.
     ``leads_to`` is the page where rows are seen to, for what takes more than a yes; nothing is done before it.
     """
@@ -41,6 +38,8 @@ class Verb:
     run: Callable[..., object] | None = None
     run_all: Callable[..., object] | None = None
     effect: Any = ""
+    word: Callable[[Sequence[Any]], Word | None] = lambda rows: None
+    dismiss: Any = ""  # how No is called, where Cancel is what is asked about
     danger: bool = False
     primary: bool = False
     forceable: bool = False
@@ -50,6 +49,24 @@ class Verb:
 
     def allowed(self, user: Any) -> bool:
         return self.permission is None or user.has_perm(self.permission)
+
+    def question(self, rows: Sequence[Model], *, back: str) -> Question | None:
+        """What is asked before it is done to ``rows``; None when it is done at once."""
+        if not self.effect or not rows:
+            return None
+        several = len(rows) > 1
+        title = _("%(verb)s these %(n)d?") if several else _("%(verb)s %(name)s?")
+        return Question(
+            title=title % {"verb": self.label, "n": len(rows), "name": rows[0]},
+            effect=str(self.effect(rows) if callable(self.effect) else self.effect),
+            button=f"{self.label} {len(rows)}" if several else str(self.label),
+            names=rows if several else (),
+            word=self.word(rows),
+            dismiss=str(self.dismiss),
+            danger=self.danger,
+            forceable=self.forceable,
+            back=back,
+        )
 
 
 def names_of(rows: Sequence[object]) -> str:
@@ -101,13 +118,14 @@ class VerbsAdmin:
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         if verb.leads_to:
-            return HttpResponseRedirect(verb.leads_to([row]))
+            return HttpResponse(status=204) if asks_only(request) else HttpResponseRedirect(verb.leads_to([row]))
         page = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[pk])
-        if verb.effect and CONFIRMED not in request.POST:
-            return confirm(self, request, verb, [row], back=page)
+        unanswered = ask_first(self, request, verb, [row], back=page)
+        if unanswered:
+            return unanswered
         done = do(request, verb, [row])
         gone = verb.away and done and not self.get_queryset(request).filter(pk=pk).exists()  # type: ignore[attr-defined]
-        return HttpResponseRedirect(_list_url(self) if gone else page)
+        return HttpResponseRedirect(list_url(self) if gone else page)
 
     def buttons(self, request: HttpRequest, row: Model) -> list[dict[str, Any]]:
         """What a page shows of each verb its viewer may use."""
@@ -121,11 +139,22 @@ class VerbsAdmin:
 def _bulk(verb: Verb, model_admin: Any, request: HttpRequest, rows: QuerySet) -> HttpResponse | None:
     chosen = list(rows)
     if verb.leads_to:
-        return HttpResponseRedirect(verb.leads_to(chosen))
-    if verb.effect and CONFIRMED not in request.POST:
-        return confirm(model_admin, request, verb, chosen, back=request.get_full_path())
+        return HttpResponse(status=204) if asks_only(request) else HttpResponseRedirect(verb.leads_to(chosen))
+    unanswered = ask_first(model_admin, request, verb, chosen, back=request.get_full_path())
+    if unanswered:
+        return unanswered
     do(request, verb, chosen)
     return None
+
+
+def ask_first(
+    model_admin: Any, request: HttpRequest, verb: Verb, rows: Sequence[Model], *, back: str
+) -> HttpResponse | None:
+    """The question, as long as it is not answered; None: do it. A script that asks where there is none gets 204."""
+    question = verb.question(rows, back=back)
+    if question and not is_confirmed(request, question.word):
+        return ask(model_admin.admin_site, request, question, opts=model_admin.opts)
+    return HttpResponse(status=204) if asks_only(request) else None
 
 
 def do(request: HttpRequest, verb: Verb, rows: Sequence[Model]) -> bool:
@@ -139,7 +168,7 @@ def do(request: HttpRequest, verb: Verb, rows: Sequence[Model]) -> bool:
         done = list(rows)
     for row in rows if verb.run else ():
         try:
-            force = {"force": "force" in request.POST} if verb.forceable else {}
+            force = {"force": FORCE in request.POST} if verb.forceable else {}
             verb.run(row, by=by, **force)  # type: ignore[misc]
             done.append(row)
         except InfiniError as error:
@@ -161,23 +190,5 @@ def _whole(rows: Sequence[Model]) -> list[Model]:
     return [found[row.pk] for row in rows if row.pk in found]
 
 
-def confirm(model_admin: Any, request: HttpRequest, verb: Verb, rows: Sequence[Model], *, back: str) -> HttpResponse:
-    """The page that names what will happen, to what; its form posts to where it came from."""
-    kept = [(key, value) for key in ("action", "select_across", "index") for value in request.POST.getlist(key)]
-    kept += [(ACTION_CHECKBOX_NAME, str(value)) for value in request.POST.getlist(ACTION_CHECKBOX_NAME)]
-    context = {
-        **model_admin.admin_site.each_context(request),
-        "title": f"{verb.label}: {names_of(rows)}",
-        "opts": model_admin.opts,
-        "verb": verb,
-        "rows": rows[:NAMES_SHOWN],
-        "count": len(rows),
-        "more": max(0, len(rows) - NAMES_SHOWN),
-        "kept": kept,
-        "back": back,
-    }
-    return TemplateResponse(request, "admin/confirm.html", context)
-
-
-def _list_url(model_admin: Any) -> str:
+def list_url(model_admin: Any) -> str:
     return reverse(f"admin:{model_admin.opts.app_label}_{model_admin.opts.model_name}_changelist")

@@ -6,12 +6,12 @@ from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
-from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 
 from deployments.freeing import free_devices
 from deployments.models import Instance, Service
+from infini.confirmation import Question, ask, is_confirmed, typed_name
 from infini.errors import InfiniError
 from infini.said import said
 
@@ -30,24 +30,31 @@ def _free(admin_site: Any, request: HttpRequest, pk: int) -> HttpResponse:
         raise PermissionDenied
     instance = get_object_or_404(Instance.objects.select_related("placement__service", "placement__server"), pk=pk)
     back = reverse("admin:inventory_server_page", args=[instance.placement.server_id])
-    refused, by = "", request.user
-    if request.method == "POST":
-        try:
-            if request.POST.get("confirm", "").strip() == instance.key:
-                freed = free_devices(instance.pk, by=by)  # type: ignore[arg-type]
-                messages.success(request, gettext("Freed: %(names)s.") % {"names": ", ".join(freed)})
-                return HttpResponseRedirect(back)
-            refused = gettext("This is not %(key)s.") % {"key": instance.key}
-        except InfiniError as error:
-            refused = said(error.message)
+    question = _question(instance, back)
+    if not is_confirmed(request, question.word):
+        return ask(admin_site, request, question, opts=Service._meta)
+    by: Any = request.user
+    try:
+        freed = free_devices(instance.pk, by=by)
+        messages.success(request, gettext("Freed: %(names)s.") % {"names": ", ".join(freed)})
+    except InfiniError as error:
+        messages.error(request, said(error.message))
+    return HttpResponseRedirect(back)
+
+
+def _question(instance: Instance, back: str) -> Question:
     claims = instance.device_claims.select_related("device__server").order_by("device__index")
-    context = {
-        **admin_site.each_context(request),
-        "title": gettext("Free devices"),
-        "opts": Service._meta,
-        "instance": instance,
-        "devices": [claim.device for claim in claims],
-        "refused": refused,
-        "back": back,
-    }
-    return TemplateResponse(request, "pages/free_devices.html", context, status=200 if not refused else 409)
+    names = [f"{claim.device} {claim.device.name}" for claim in claims]
+    return Question(
+        title=gettext("Free the devices of %(name)s?") % {"name": instance.placement.service},
+        effect=gettext(
+            "Nothing was heard from %(server)s: the instance may still run and use them. Others can then be given the "
+            "same devices. Do this only when you know that it does not run any more."
+        )
+        % {"server": instance.placement.server},
+        button=ngettext("Free %(n)d device", "Free %(n)d devices", len(names)) % {"n": len(names)},
+        names=names,
+        word=typed_name([instance.key]),
+        danger=True,
+        back=back,
+    )

@@ -13,7 +13,7 @@ from deployments import lifecycle
 from deployments.models import Revision, Service
 from deployments.revisions import differences
 from deployments.shown import revision_chip
-from infini.admin_verbs import CONFIRMED, Verb, confirm, do, names_of
+from infini.admin_verbs import Verb, ask_first, do, names_of
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
 SHOWN = 100
@@ -89,7 +89,8 @@ def _roll_back(model_admin: Any, request: HttpRequest, service: Any, number: int
         effect=gettext("r%(number)d is deployed on every server, in place of the present revision.")
         % {"number": number},
     )
-    if CONFIRMED not in request.POST:
-        return confirm(model_admin, request, verb, [service], back=f"{model_admin.page_url(service)}revisions/")
+    unanswered = ask_first(model_admin, request, verb, [service], back=f"{model_admin.page_url(service)}revisions/")
+    if unanswered:
+        return unanswered
     do(request, verb, [service])
     return HttpResponseRedirect(model_admin.page_url(service))

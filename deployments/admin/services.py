@@ -5,13 +5,14 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments import lifecycle
+from deployments.admin import ended
 from deployments.admin.form import ServiceForm
 from deployments.admin.freeing import freeing_urls
 from deployments.admin.health import FIELDS, as_fields
@@ -23,7 +24,8 @@ from deployments.presets import Preset, presets
 from deployments.shown import WRONG, Standing, rank_of, service_chip, standing_of, with_standing
 from deployments.specs import change_service, create_service
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
-from infini.admin_verbs import CONFIRMED, Verb, confirm, do, names_of
+from infini.admin_verbs import Verb, names_of
+from infini.confirmation import typed_name
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Chip, ago, link, links, url_or_none
 from infini.said import said
@@ -60,7 +62,8 @@ RESTART = Verb(
     permission=DEPLOY_PERMISSION,
     run=lifecycle.restart,
     done=lambda rows: gettext("Restarting: %(names)s.") % {"names": names_of(rows)},
-    effect=_("Every instance is ended and started anew with its own revision; requests in flight are cut off."),
+    effect=ended.effect_of_restart,
+    word=ended.word_to_restart,
     refused=_busy,
 )
 ROLL_BACK = Verb(
@@ -80,7 +83,8 @@ STOP = Verb(
     permission=DEPLOY_PERMISSION,
     run=lifecycle.stop,
     done=lambda rows: gettext("Stopping: %(names)s.") % {"names": names_of(rows)},
-    effect=_("Every instance is ended and stays so until somebody deploys again. An open operation is cancelled."),
+    effect=ended.effect_of_stop,
+    word=ended.word_to_stop,
     danger=True,
 )
 DELETE = Verb(
@@ -91,6 +95,7 @@ DELETE = Verb(
     run=lifecycle.delete,
     done=lambda rows: gettext("Deleting: %(names)s.") % {"names": names_of(rows)},
     effect=_("Every instance is stopped first; then the service, its revisions, operations and chats are deleted."),
+    word=typed_name,
     danger=True,
     forceable=True,
     away=True,
@@ -210,19 +215,6 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         context["may_deploy"] = DEPLOY.allowed(request.user)
         context["presets"] = {one.key: _as_form(one) for one in presets()}
         return super().render_change_form(request, context, *args, **kwargs)
-
-    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
-        """Django's own would delete rows while their processes go on."""
-        service = self.get_object(request, object_id)
-        if not self.has_delete_permission(request, service):
-            raise PermissionDenied
-        if service is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        if request.method != "POST" or CONFIRMED not in request.POST:
-            return confirm(self, request, DELETE, [service], back=self.page_url(service))
-        do(request, DELETE, [service])
-        gone = not Service.objects.filter(pk=service.pk).exists()
-        return HttpResponseRedirect(reverse("admin:deployments_service_changelist") if gone else self.page_url(service))
 
     # Columns
 

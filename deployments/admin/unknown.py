@@ -18,6 +18,7 @@ from deployments.shown import phase_chip
 from deployments.unknown import described, forget_unknown, stop_unknown
 from infini.admin_base import PagedAdmin, UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from infini.admin_verbs import Verb, names_of
+from infini.confirmation import typed_if_many
 from infini.errors import InfiniError
 from infini.said import said
 
@@ -31,6 +32,7 @@ STOP = Verb(
     run=stop_unknown,
     done=lambda rows: gettext("Stopped: %(names)s.") % {"names": names_of(rows)},
     effect=_("The agent ends its process now. Whoever started it is not asked."),
+    word=typed_if_many,
     refused=lambda row: "" if row.phase in ALIVE else gettext("It does not run."),
     danger=True,
 )

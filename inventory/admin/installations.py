@@ -16,7 +16,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import ChoicesDropdownFilter, PagedAdmin, display
-from infini.admin_verbs import NAMES_SHOWN, Verb, names_of
+from infini.admin_verbs import NAMES_SHOWN, Verb, ask_first, names_of
 from infini.display import ABSENT, Chip, ago, link
 from infini.said import said
 from inventory import local
@@ -160,7 +160,11 @@ class InstallPages:
             again = retry([row for row in rows if row.state in ENDED_BADLY], by=by)
             messages.success(request, gettext("Trying %(n)d again.") % {"n": again})
         elif request.POST.get("do") == "cancel":
-            ending = cancel([row for row in rows if row.state in OPEN_STATES], by=by)
+            rest = [row for row in rows if row.state in OPEN_STATES]
+            unanswered = ask_first(self, request, CANCEL, rest, back=request.get_full_path())
+            if unanswered:
+                return unanswered
+            ending = cancel(rest, by=by)
             messages.success(request, gettext("Cancelling %(n)d.") % {"n": ending})
         return HttpResponseRedirect(request.get_full_path())
 
@@ -216,6 +220,8 @@ CANCEL = Verb(
     permission=NEEDS,
     run_all=lambda rows, by: cancel(rows, by=by),
     done=lambda rows: gettext("Cancelling: %(names)s.") % {"names": names_of(rows)},
+    effect=_("What has not begun never will; what runs is broken off at its present step."),
+    dismiss=_("Let it run"),
     refused=lambda row: "" if row.state in OPEN_STATES else gettext("It is over."),
 )
 

@@ -15,12 +15,14 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseForm, DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import Verb, names_of
+from infini.confirmation import ask, is_confirmed
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Bar, ago
 from infini.errors import InfiniError
 from infini.said import said
 from infini.timeline import events_about
 from inventory import shown
+from inventory.admin.host_keys import pinning_question
 from inventory.admin.installations import INSTALL, REMOVE, UPGRADE, InstallPages
 from inventory.checks import check_servers
 from inventory.installation.release import is_older, outdated_versions, own_release
@@ -245,10 +247,12 @@ class ServerAdmin(InstallPages, PagedAdmin, RecordAdmin):
         if not request.user.has_perm("inventory.change_server" if wants_to_pin else "inventory.check_server"):
             raise PermissionDenied
         by: Any = request.user
+        question = pinning_question(server, back=self.page_url(server)) if wants_to_pin else None
+        if question and not is_confirmed(request, question.word):
+            return ask(self.admin_site, request, question, opts=self.opts)
         try:
             if wants_to_pin:
-                seen, name = request.POST["fingerprint"], request.POST.get("name", "")
-                host_keys.pin(server, by=by, offered_fingerprint=seen, name=name)
+                host_keys.pin(server, by=by, offered_fingerprint=request.POST["fingerprint"], name=server.name)
                 messages.success(request, gettext("The host key of %(server)s is pinned.") % {"server": server})
             else:
                 found = host_keys.look(server)

@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseAdmin, ChoicesDropdownFilter, DropdownFilter, PagedAdmin, display
 from infini.admin_verbs import Verb, names_of
+from infini.confirmation import typed_name
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Chip, ago, gib, link, url_or_none
 from infini.errors import Conflict
 from inventory.models import Recording, TerminalSession
@@ -196,6 +197,7 @@ DELETE = Verb(
     run=_remove,
     done=lambda rows: gettext("Deleted: %(names)s.") % {"names": names_of(rows)},
     effect=_("What was shown is deleted for good; that it was recorded stays in the timeline."),
+    word=typed_name,
     danger=True,
     away=True,
 )

@@ -45,6 +45,7 @@ CANCEL = Verb(
     run=runs.cancel,
     done=lambda rows: gettext("Cancelling: %(names)s.") % {"names": names_of(rows)},
     effect=_("Nothing more begins, and what runs is ended on its server."),
+    dismiss=_("Let it run"),
     refused=_cannot_cancel,
     danger=True,
 )

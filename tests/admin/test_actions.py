@@ -72,7 +72,7 @@ def test_stop_is_confirmed_first(operating: Client, make_service: Callable[..., 
     asked = operating.post(f"{page(service)}do/stop/")
     assert asked.status_code == 200 and b"Every instance is ended" in asked.content
     assert not Operation.objects.filter(kind="stop").exists()
-    operating.post(f"{page(service)}do/stop/", {"confirmed": "1"})
+    operating.post(f"{page(service)}do/stop/", {"confirmed": "1", "word": "svc"})
     assert Operation.objects.filter(kind="stop").exists()
 
 
@@ -91,7 +91,7 @@ def test_list_action_with_an_effect_is_confirmed(operating: Client, make_service
     data = {"action": "stop", ACTION_CHECKBOX_NAME: [service.pk]}
     asked = operating.post(SERVICES, data)
     assert b'name="confirmed"' in asked.content and b'name="_selected_action"' in asked.content
-    operating.post(SERVICES, {**data, "confirmed": "1"})
+    operating.post(SERVICES, {**data, "confirmed": "1", "word": "svc"})
     assert Operation.objects.filter(kind="stop").exists()
 
 
@@ -107,7 +107,7 @@ def test_deleting_a_service_stops_it_first(operating: Client, make_service: Call
     run_instances(service)
     asked = operating.get(f"{page(service)}delete/")
     assert b"stopped first" in asked.content and b'name="force"' in asked.content
-    operating.post(f"{page(service)}delete/", {"confirmed": "1"})
+    operating.post(f"{page(service)}delete/", {"confirmed": "1", "word": "svc"})
     assert Operation.objects.get(service=service, kind="delete").state == "queued"
 
 
@@ -116,25 +116,28 @@ def test_force_is_needed_where_a_server_is_silent(operating: Client, make_servic
     run_instances(service, Phase.LOST, ready=False)
     Server.objects.update(agent_seen_at=None)
     url = f"{page(service)}do/delete/"
-    said = messages_of(operating.post(url, {"confirmed": "1"}, follow=True))
+    said = messages_of(operating.post(url, {"confirmed": "1", "word": "svc"}, follow=True))
     assert "cannot be reached" in said and not Operation.objects.filter(kind="delete").exists()
-    operating.post(url, {"confirmed": "1", "force": "1"})
+    operating.post(url, {"confirmed": "1", "word": "svc", "force": "1"})
     assert Operation.objects.get(kind="delete").force
 
 
 def test_bulk_delete_of_services_goes_through_the_verb(operating: Client, make_service: Callable[..., Service]) -> None:
     service = make_service()
     run_instances(service)
-    operating.post(SERVICES, {"action": "delete", ACTION_CHECKBOX_NAME: [service.pk], "confirmed": "1"})
+    chosen = {"action": "delete", ACTION_CHECKBOX_NAME: [service.pk]}
+    operating.post(SERVICES, {**chosen, "confirmed": "1", "word": "svc"})
     assert Operation.objects.filter(service=service, kind="delete").exists()
 
 
 def test_deleting_what_is_needed_is_refused_in_words(operating: Client, make_service: Callable[..., Service]) -> None:
     make_service()
     server = Server.objects.get()
-    said = messages_of(operating.post(f"{page(server)}do/delete_selected/", {"confirmed": "1"}, follow=True))
+    said = messages_of(
+        operating.post(f"{page(server)}do/delete_selected/", {"confirmed": "1", "word": "one"}, follow=True)
+    )
     assert "one is still used by placement svc on one" in said
-    listed = {"action": "delete_selected", ACTION_CHECKBOX_NAME: [server.pk], "confirmed": "1"}
+    listed = {"action": "delete_selected", ACTION_CHECKBOX_NAME: [server.pk], "confirmed": "1", "word": "one"}
     assert "is still used by" in messages_of(operating.post("/admin/inventory/server/", listed, follow=True))
     assert Server.objects.exists()
 
@@ -142,7 +145,7 @@ def test_deleting_what_is_needed_is_refused_in_words(operating: Client, make_ser
 def test_bulk_delete_writes_the_timeline(operating: Client, db: None) -> None:
     rows = [Environment.objects.create(name=name) for name in ("a", "b")]
     data = {"action": "delete_selected", ACTION_CHECKBOX_NAME: [row.pk for row in rows], "confirmed": "1"}
-    operating.post("/admin/inventory/environment/", data)
+    operating.post("/admin/inventory/environment/", {**data, "word": "2"})
     assert Event.objects.filter(kind="environment.deleted").count() == 2
 
 

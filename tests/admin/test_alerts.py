@@ -72,5 +72,5 @@ def test_a_target_leaves_with_its_deliveries(admin: Client) -> None:
     target = AlertTarget.objects.create(name="hook", address="http://127.0.0.1:1/")
     open_alert(AlertKind.BRAKE, Subject("site", "", "Infini"), "x")
     assert "Automatic action paused: Infini" in admin.get(f"{TARGETS}{target.pk}/").content.decode()
-    done = admin.post(f"{TARGETS}{target.pk}/do/delete_selected/", {"confirmed": "1"}, follow=True)
+    done = admin.post(f"{TARGETS}{target.pk}/do/delete_selected/", {"confirmed": "1", "word": target.name}, follow=True)
     assert "Deleted: hook." in messages_of(done) and not AlertDelivery.objects.exists()

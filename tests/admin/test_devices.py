@@ -12,7 +12,7 @@ from rest_framework.test import APIClient
 from deployments.models import DeviceClaim, Instance, Service
 from infini.models import Event
 from inventory.models import Device, Server
-from tests.admin.conftest import count_queries, run_instances
+from tests.admin.conftest import count_queries, messages_of, run_instances
 
 pytestmark = pytest.mark.django_db
 LIST = "/admin/inventory/device/"
@@ -121,16 +121,18 @@ def test_devices_of_a_lost_instance_are_freed_by_its_typed_key(
     page = f"/admin/deployments/service/instance/{instance.pk}/free-devices/"
     server = f"/admin/inventory/server/{instance.placement.server_id}/"
     assert "free-devices" not in operating.get(server).content.decode()
-    assert operating.post(page, {"confirm": instance.key}).status_code == 409  # it is not lost
+    typed = {"confirmed": "1", "word": instance.key}
+    assert "is not lost" in messages_of(operating.post(page, typed, follow=True))
 
     Instance.objects.update(phase="lost", ready=False)
 
     assert page in operating.get(server).content.decode() and page not in viewing.get(server).content.decode()
-    assert viewing.post(page, {"confirm": instance.key}).status_code == 403
+    assert viewing.post(page, typed).status_code == 403
     assert instance.key in operating.get(page).content.decode()
-    assert operating.post(page, {"confirm": "something"}).status_code == 409
+    assert operating.post(page, {**typed, "word": "something"}).status_code == 409
+    assert operating.post(page, {"confirmed": "1"}).status_code == 409
     assert DeviceClaim.objects.count() == 2
-    assert operating.post(page, {"confirm": instance.key}).url == server
+    assert operating.post(page, typed).url == server
     assert not DeviceClaim.objects.exists()
     assert Event.objects.get(kind="instance.devices_freed").data == {"devices": ["gpu-07/0", "gpu-07/1"]}
 

@@ -46,7 +46,10 @@ def test_the_action_leads_to_a_page_that_asks_and_only_post_begins(
     again = operating.post(INSTALL, {"ids": ids, "kind": "remove"}, follow=True)
     assert "one is busy with: install #" in messages_of(again)
     assert Installation.objects.count() == 2
-    cancelled = operating.post(begun["Location"], {"do": "cancel"}, follow=True)
+    asked = operating.post(begun["Location"], {"do": "cancel"}).content.decode()
+    assert "Cancel these 2?" in asked and "Let it run" in asked and 'name="do" value="cancel"' in asked
+    assert not Installation.objects.filter(state=State.CANCELLED).exists()
+    cancelled = operating.post(begun["Location"], {"do": "cancel", "confirmed": "1"}, follow=True)
     assert "Cancelling 2." in messages_of(cancelled) and b"Retry 2" in cancelled.content
     assert set(Installation.objects.values_list("state", flat=True)) == {State.CANCELLED}
     operating.post(begun["Location"], {"do": "retry"})

@@ -88,11 +88,13 @@ def test_sessions_are_listed_and_ended(viewer: User, client: Client) -> None:
     page = client.get(ACCOUNT).content.decode()
     assert "Other/1.0" in page and "192.0.2.8" in page and "this one" in page
     line = LoginSession.objects.get(address="192.0.2.8")
-    client.post("/admin/account/sessions/end/", {"session": line.pk})
+    asked = client.post("/admin/account/sessions/end/", {"session": line.pk}).content.decode()
+    assert "End 1 session?" in asked and other.get(ACCOUNT).status_code == 200
+    client.post("/admin/account/sessions/end/", {"session": line.pk, "confirmed": "1"})
     assert other.get(ACCOUNT).status_code == 302
     assert client.get(ACCOUNT).status_code == 200
     log_in(other)
-    client.post("/admin/account/sessions/end/")
+    client.post("/admin/account/sessions/end/", {"confirmed": "1"})
     assert other.get(ACCOUNT).status_code == 302
     assert client.get(ACCOUNT).status_code == 200
 
@@ -101,7 +103,9 @@ def test_nobody_ends_the_sessions_of_others(viewer: User, operator: User, client
     theirs = Client()
     log_in(theirs, name="operator")
     log_in(client)
-    client.post("/admin/account/sessions/end/", {"session": LoginSession.objects.get(user=operator).pk})
+    client.post(
+        "/admin/account/sessions/end/", {"session": LoginSession.objects.get(user=operator).pk, "confirmed": "1"}
+    )
     assert theirs.get(ACCOUNT).status_code == 200
 
 

@@ -87,23 +87,41 @@ def test_log_in_deploy_chat_and_stop(page: "Page", site: RealSite) -> None:  # n
     page.get_by_role("button", name="Send").click()
     page.locator(".turn[data-role=assistant][data-state=complete]", has_text="demo model").wait_for(timeout=30_000)
 
-    # Stopping asks first; Escape leaves everything as it is.
+    # Stopping asks first, with the focus on No; Escape leaves everything as it is, and the focus where it was.
     page.goto(service_page)
     stop = page.get_by_role("button", name="Stop", exact=True)
     stop.click()
     dialog = page.locator("dialog[open]")
-    dialog.get_by_text("Every instance is ended").wait_for()
+    dialog.get_by_text("1 instance ends, 1 of them ready.").wait_for()
+    assert is_focused(dialog.get_by_role("button", name="Cancel"))
     page.keyboard.press("Escape")
+    assert dialog.count() == 0 and is_focused(stop)
     assert site.json("GET", f"/api/services/{service_page.rstrip('/').rpartition('/')[2]}")["wanted"] == "running"
+    # The last ready instance goes with it: that takes its name, and nothing else.
     stop.click()
+    word = dialog.get_by_label(f"Type {name} to confirm")
+    word.fill(name[:-1])
+    dialog.get_by_role("button", name="Stop", exact=True).click()
+    assert word.evaluate("field => field.validationMessage").startswith("This is not it")
+    word.fill(name)
     dialog.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_text(f"Stopping: {name}.").wait_for()
     page.locator("#live .page-title .chip", has_text="Stopped").wait_for(timeout=30_000)
 
-    page.get_by_role("button", name="Delete", exact=True).click()
+    # The same from the list, in the same dialog.
+    page.goto(f"{site.url}/admin/deployments/service/?q={name}")
+    page.locator("tr.data-row input.action-select").check(force=True)
+    page.select_option("#changelist-actions select[name=action]", "delete")
+    page.get_by_role("button", name="Run", exact=True).click()
+    dialog.get_by_text(f"Delete {name}?").wait_for()
+    dialog.get_by_label(f"Type {name} to confirm").fill(name)
     dialog.get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_text(f"Deleting: {name}.").wait_for()
     wait_until(lambda: all(s["name"] != name for s in site.json("GET", "/api/services")), 30, "the service is gone")
-    page.wait_for_url("**/admin/deployments/service/", timeout=30_000)
+
+
+def is_focused(element: "Locator") -> bool:  # noqa: F821
+    return element.evaluate("element => element === document.activeElement")
 
 
 def test_a_failing_service_says_why(page: "Page", site: RealSite) -> None:  # noqa: F821

@@ -142,10 +142,12 @@ def test_the_page_leads_from_not_seen_to_pinned(
     assert client.post(post_to).status_code == 302
     page = page_of(client, server)
     print_ = fingerprint(own_sshd.host_key)
-    assert "Not confirmed" in page and page.count(print_) >= 2 and 'data-open="pin-host-key"' in page
-    client.post(post_to, {"fingerprint": print_})
+    assert "Not confirmed" in page and page.count(print_) >= 2 and 'name="fingerprint"' in page
+    asked = client.post(post_to, {"fingerprint": print_})
+    assert "Confirm the host key of gpu-1?" in asked.content.decode() and "Not confirmed" in page_of(client, server)
+    client.post(post_to, {"fingerprint": print_, "confirmed": "1"})
     page = page_of(client, server)
-    assert "Pinned" in page and print_ in page and "pin-host-key" not in page
+    assert "Pinned" in page and print_ in page and 'name="fingerprint"' not in page
 
 
 def test_a_changed_key_shows_both_and_is_an_administrators_to_pin(
@@ -164,9 +166,9 @@ def test_a_changed_key_shows_both_and_is_an_administrators_to_pin(
     client.post(post_to)
     page = page_of(client, server)
     assert "Key changed" in page and fingerprint(old) in page and fingerprint(own_sshd.host_key) in page
-    assert "pin-host-key" not in page
+    assert 'name="fingerprint"' not in page
     assert "Key changed" in client.get("/admin/inventory/server/").content.decode()
-    values = {"fingerprint": fingerprint(own_sshd.host_key), "name": "gpu-1"}
+    values = {"fingerprint": fingerprint(own_sshd.host_key), "confirmed": "1", "word": "gpu-1"}
     client.post(post_to, values)
     server.refresh_from_db()
     assert server.host_key == old
@@ -174,8 +176,10 @@ def test_a_changed_key_shows_both_and_is_an_administrators_to_pin(
     assert client.post(post_to, values).status_code == 403 == client.post(post_to).status_code
     assert 'action="' + post_to not in page_of(client, server)
     client = as_person(administrator)
-    assert 'id="pin-host-key"' in page_of(client, server)
-    client.post(post_to, {**values, "name": "gpu"})
+    assert 'name="fingerprint"' in page_of(client, server)
+    asked = client.post(post_to, {"fingerprint": values["fingerprint"]}).content.decode()
+    assert fingerprint(old) in asked and fingerprint(own_sshd.host_key) in asked and 'data-word="gpu-1"' in asked
+    assert client.post(post_to, {**values, "word": "gpu"}).status_code == 409
     server.refresh_from_db()
     assert server.host_key == old
     client.post(post_to, values)
