@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +43,8 @@ RUNS_AT_ONCE = 50
 LEASE = timedelta(seconds=15)
 RENEW_SECONDS = 3.0
 POLL_SECONDS = 0.2  # how long a queued run or a wish to cancel waits at most until it is seen
+GATHER_SECONDS = 0.05  # what has ended waits at most so long for others to be written with,
+GATHER_SHARE = 8  # until this share of what is under way has ended
 FLUSH_SECONDS = 1.0
 LINGER_SECONDS = 5.0  # an idle host stays so long: its connections are warm
 LOST = ResultState.LOST
@@ -114,13 +116,15 @@ class Host:
         return [shot for fanout in self.fanouts.values() for shot in fanout.shots.values()]
 
     def _wait(self) -> list[Outcome]:
-        """All that has ended, waiting for the first a little."""
-        try:
-            outcomes = [self.done.get(timeout=POLL_SECONDS)]
-        except queue.Empty:
-            return []
-        while not self.done.empty():
-            outcomes.append(self.done.get_nowait())
+        """All that has ended, waiting for the first a little, and where many are under way for a share of them: a
+        transaction for each would cost more than their commands.
+        """
+        outcomes: list[Outcome] = []
+        until = time.monotonic() + POLL_SECONDS
+        with suppress(queue.Empty):
+            while not outcomes or len(outcomes) < len(self.run_of) // GATHER_SHARE or not self.done.empty():
+                outcomes.append(self.done.get(timeout=max(0.0, until - time.monotonic())))
+                until = min(until, time.monotonic() + GATHER_SECONDS)
         return outcomes
 
     # Holding runs
