@@ -50,9 +50,13 @@ class Verb:
     def allowed(self, user: Any) -> bool:
         return self.permission is None or user.has_perm(self.permission)
 
+    @property
+    def asks(self) -> bool:
+        return bool(self.effect)
+
     def question(self, rows: Sequence[Model], *, back: str) -> Question | None:
         """What is asked before it is done to ``rows``; None when it is done at once."""
-        if not self.effect or not rows:
+        if not self.asks or not rows:
             return None
         several = len(rows) > 1
         title = _("%(verb)s these %(n)d?") if several else _("%(verb)s %(name)s?")

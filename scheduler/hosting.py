@@ -8,9 +8,7 @@ All database work is done by one thread. Commands run in others, which know no d
 """
 
 import logging
-import os
 import queue
-import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -23,12 +21,11 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from infini import clusters
 from infini.errors import InfiniError
 from infini.models import Lease
 from inventory.models import Server
 from inventory.ssh.access import SshAccess
-from scheduler import runs
+from scheduler import claims, runs
 from scheduler.fanout import Fanout, Place
 from scheduler.models import Run, RunResult
 from scheduler.shots import Outcome, Shot
@@ -69,9 +66,9 @@ def carry_out_due(linger_seconds: float = LINGER_SECONDS) -> int:
 @contextmanager
 def _slot() -> Iterator["Lease | None"]:
     """One of this machine's places for a host, given back at the end; None when all are taken."""
-    holder = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
+    holder = claims.own()
     for number in range(HOSTS_PER_MACHINE):
-        name = f"{clusters.LEASE_PREFIX}host.{socket.gethostname()[:60]}.{number}"
+        name = f"{claims.HOST_LEASE}{socket.gethostname()[:60]}.{number}"
         if Lease.take(name, holder, seconds=LEASE.total_seconds()):
             try:
                 yield Lease(name=name, holder=holder)
@@ -86,7 +83,7 @@ class Host:
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.token = secrets.token_hex(16)
+        self.token = claims.own()
         self.fanouts: dict[int, Fanout] = {}
         self.done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self.run_of: dict[int, int] = {}  # of each result under way
@@ -145,6 +142,7 @@ class Host:
 
     def _renew(self) -> None:
         Lease.take(self.lease.name, self.lease.holder, seconds=LEASE.total_seconds())
+        claims.give_back_of_the_dead()
         if self.fanouts:
             self._held().update(leased_until=timezone.now() + LEASE)
 

@@ -10,11 +10,12 @@ from django.utils.translation import gettext as _
 from infini import alerts
 from infini.alerts import Subject
 from infini.models import AlertKind
-from scheduler import firing, retention, runs
+from scheduler import claims, firing, retention, runs
 from scheduler.models import Run
 from scheduler.states import RunState
 
 WAKE_AGAIN_SECONDS = 5.0
+LOOK_FOR_DEAD_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
 
 
@@ -23,7 +24,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.watch = firing.ClockWatch()
-        self.woken = self.pruned = 0.0
+        self.woken = self.pruned = self.looked = 0.0
 
 
 _clock = _Clock()
@@ -35,6 +36,9 @@ def round_of_runs() -> float | None:
         firing.realign()
     pause = firing.fire_due()
     now = time.monotonic()
+    if now - _clock.looked > LOOK_FOR_DEAD_SECONDS:
+        _clock.looked = now
+        take_over()
     if now - _clock.woken > WAKE_AGAIN_SECONDS:
         _clock.woken = now
         wake_forgotten()
@@ -43,6 +47,13 @@ def round_of_runs() -> float | None:
         _clock.pruned = now
         retention.prune()
     return pause
+
+
+def take_over() -> None:
+    """Have the runs of a host that died on this machine go on."""
+    if claims.give_back_of_the_dead():
+        with transaction.atomic():
+            runs.wake_hosts()
 
 
 def wake_forgotten() -> bool:

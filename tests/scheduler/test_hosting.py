@@ -1,5 +1,6 @@
 """Runs carried out over a real sshd: order, limits, ends of every kind, and a host that takes over from a dead one."""
 
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from django.utils import timezone
 
 from infini.models import Alert, AlertKind, Lease
 from inventory.models import Server
-from scheduler import hosting, runs
+from scheduler import claims, hosting, runs
 from scheduler.models import Run, RunResult, Task
 from scheduler.states import RunState
 from tests.real_agent import wait_until
@@ -270,6 +271,30 @@ def test_a_dead_hosts_run_goes_on_without_what_was_under_way(make_task: MakeTask
     assert [r.state for r in run.results.order_by("pk")] == ["success", "lost", "success", "success"]
     assert len(list(tmp_path.iterdir())) == 2  # neither the done nor the lost one ran again
     assert run.state == "failed" and "nobody knows" in results_of(run)["gpu-02"].reason
+
+
+def test_a_host_that_is_seen_to_be_dead_is_not_waited_for(make_task: MakeTask, fleet: Fleet) -> None:
+    """Its lease has not passed, but its process is gone, or another has its number."""
+    run = half_done(make_task(servers=fleet(4), command="true"))
+    later = timezone.now() + timedelta(seconds=30)
+    machine, pid, started, tail = claims.own().split(".")
+    ended = subprocess.Popen(["true"])  # not waited for: a zombie still has its number
+    wait_until(lambda: Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    alive = [f"{machine}.{pid}.{started}.{tail}", f"elsewhere.{ended.pid:x}.{started}.{tail}", "a" * 32]
+    dead = [f"{machine}.{ended.pid:x}.{started}.{tail}", f"{machine}.{pid}.1.{tail}"]
+    assert all(len(claim) <= 32 for claim in alive + dead)
+    for claim in alive:
+        Run.objects.update(claim=claim, leased_until=later)
+        Lease.objects.update_or_create(name="runs.host.x.0", defaults={"holder": claim, "expires_at": later})
+        assert claims.give_back_of_the_dead() == 0 and not Run.objects.claimable().exists()
+    for claim in dead:
+        Run.objects.update(claim=claim, leased_until=later)
+        Lease.objects.update_or_create(name="runs.host.x.0", defaults={"holder": claim, "expires_at": later})
+        assert claims.give_back_of_the_dead() == 1 and claims.give_back_of_the_dead() == 0
+        assert Lease.objects.get(name="runs.host.x.0").expires_at < later
+    ended.wait()
+    hosting.carry_out_due(linger_seconds=0.2)
+    assert states(run) == {"success": 3, "lost": 1}
 
 
 def test_a_live_hosts_run_is_left_alone(make_task: MakeTask, fleet: Fleet) -> None:
