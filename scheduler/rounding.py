@@ -17,6 +17,7 @@ from scheduler.states import RunState
 WAKE_AGAIN_SECONDS = 5.0
 LOOK_FOR_DEAD_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
+PRUNE_ON_SECONDS = 2.0  # while there is more to remove
 
 
 class _Clock:
@@ -24,7 +25,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.watch = firing.ClockWatch()
-        self.woken = self.pruned = self.looked = 0.0
+        self.woken = self.looked = self.prune_at = 0.0
 
 
 _clock = _Clock()
@@ -43,9 +44,9 @@ def round_of_runs() -> float | None:
         _clock.woken = now
         wake_forgotten()
         tell_of_long_runs()
-    if now - _clock.pruned > PRUNE_SECONDS:
-        _clock.pruned = now
-        retention.prune()
+    if now > _clock.prune_at:
+        removed = retention.prune()
+        _clock.prune_at = now + (PRUNE_ON_SECONDS if removed else PRUNE_SECONDS)
     return pause
 
 

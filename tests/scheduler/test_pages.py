@@ -228,6 +228,7 @@ def test_a_command_once_on_many_servers_is_asked_about_and_keeps_its_input(brows
     url = "/admin/scheduler/run/add/"
     page = browser.get(url)
     assert b'data-url="/api/tasks/preview"' in page.content and b"js/task.js" in page.content
+    assert b">Run now<" in page.content.replace(b"</span>", b">") and b"_addanother" not in page.content
     data = form_data(page) | {"name": "look", "command": "uptime\r\n", "environment": "A=1", "selector": "fleet=yes"}
     asked = browser.post(url, data)
     assert word_in(asked) == "62" and not Run.objects.exists()
