@@ -51,11 +51,14 @@ def is_gone(claim: str) -> bool:
 
 
 def _machine() -> str:
-    """The same for the processes that see each other: of one boot, in one namespace of processes. Empty: unknown."""
+    """The same for the processes that see each other: of one boot, one namespace of processes, one account. Empty:
+    unknown.
+    """
     try:
         told = (_PROC / "sys/kernel/random/boot_id").read_text() + os.readlink(_PROC / "self/ns/pid")
     except OSError:
         return ""
+    told += str(os.getuid())  # of another account's processes a system may show nothing
     return hashlib.sha256(told.encode()).hexdigest()[:8]
 
 
