@@ -16,7 +16,6 @@ from scheduler.runs import cancelled_reason
 from scheduler.shots import Outcome, Shot
 from scheduler.states import BAD_RESULTS, OPEN_RESULTS, ResultState, RunState
 
-
 # What a run says that went badly on some servers: whole sentences, since they are said in the reader's language later.
 _FAILED, _TIMED_OUT, _LOST = ResultState.FAILED, ResultState.TIMED_OUT, ResultState.LOST
 _TOLD: dict[tuple[ResultState, ...], str] = {
