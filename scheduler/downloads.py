@@ -3,14 +3,24 @@
 from collections.abc import Iterator
 from typing import TypeVar
 
-from django.http import HttpResponse, StreamingHttpResponse
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.text import slugify
 
+from infini.csv_export import CsvColumn, attributes, csv_response
 from scheduler.models import Run, RunResult
 
 PIECE = 20  # results in memory at once
 R = TypeVar("R", bound=HttpResponseBase)
+# The API's words (scheduler/serializers.py).
+RESULT_COLUMNS = [
+    *attributes("server_id"),
+    CsvColumn("server", lambda row: row.server_name),
+    *attributes("host", "state", "exit_status", "reason", "attempt", "started_at", "finished_at"),
+    CsvColumn("truncated", lambda row: bool(row.output_cut or row.error_cut)),
+    *attributes("output", "error"),
+]
 
 
 def whole_run(run: Run) -> StreamingHttpResponse:
@@ -19,15 +29,24 @@ def whole_run(run: Run) -> StreamingHttpResponse:
     return _attached(response, f"{slugify(run.name) or 'run'}-{run.pk}.txt")
 
 
+def results_csv(request: HttpRequest, run: Run, results: QuerySet[RunResult]) -> StreamingHttpResponse:
+    """``results`` of ``run``, a server a line, with what each printed."""
+    return csv_response(request, f"{slugify(run.name) or 'run'}-{run.pk}.csv", RESULT_COLUMNS, _by_piece(results))
+
+
 def _pieces(run: Run) -> Iterator[str]:
+    for row in _by_piece(run.results.all()):
+        status = "" if row.exit_status is None else f", exit {row.exit_status}"
+        yield f"==> {row.server_name} ({row.state}{status}) {row.reason}".rstrip() + "\n"
+        yield "".join(f"{text}\n" if not text.endswith("\n") else text for text in (row.output, row.error) if text)
+
+
+def _by_piece(results: QuerySet[RunResult]) -> Iterator[RunResult]:
     """Page by page: a cursor held open would keep the database's log from shrinking while a browser is slow."""
     after = 0
     while True:
-        rows = list(run.results.filter(pk__gt=after).defer("raw").order_by("pk")[:PIECE])
-        for row in rows:
-            status = "" if row.exit_status is None else f", exit {row.exit_status}"
-            yield f"==> {row.server_name} ({row.state}{status}) {row.reason}".rstrip() + "\n"
-            yield "".join(f"{text}\n" if not text.endswith("\n") else text for text in (row.output, row.error) if text)
+        rows = list(results.filter(pk__gt=after).defer("raw").order_by("pk")[:PIECE])
+        yield from rows
         if len(rows) < PIECE:
             return
         after = rows[-1].pk

@@ -16,6 +16,18 @@ from scheduler.runs import cancelled_reason
 from scheduler.shots import Outcome, Shot
 from scheduler.states import BAD_RESULTS, OPEN_RESULTS, ResultState, RunState
 
+# What a run says that went badly on some servers: whole sentences, since they are said in the reader's language later.
+_FAILED, _TIMED_OUT, _LOST = ResultState.FAILED, ResultState.TIMED_OUT, ResultState.LOST
+_TOLD: dict[tuple[ResultState, ...], str] = {
+    (_FAILED,): _("%(failed)d failed."),
+    (_TIMED_OUT,): _("%(timed_out)d timed out."),
+    (_LOST,): _("%(lost)d lost contact."),
+    (_FAILED, _TIMED_OUT): _("%(failed)d failed, %(timed_out)d timed out."),
+    (_FAILED, _LOST): _("%(failed)d failed, %(lost)d lost contact."),
+    (_TIMED_OUT, _LOST): _("%(timed_out)d timed out, %(lost)d lost contact."),
+    (_FAILED, _TIMED_OUT, _LOST): _("%(failed)d failed, %(timed_out)d timed out, %(lost)d lost contact."),
+}
+
 
 @dataclass(frozen=True)
 class Place:
@@ -154,7 +166,6 @@ class Fanout:
         if not self.bad():
             ran = self.counts[ResultState.SUCCESS]
             return (RunState.SUCCESS, "") if ran else (RunState.SKIPPED, _("Every server was left alone."))
-        words = {ResultState.FAILED: _("failed"), ResultState.TIMED_OUT: _("timed out")}
-        words[ResultState.LOST] = _("lost contact")
-        parts = [f"{self.counts[state]} {word}" for state, word in words.items() if self.counts[state]]
-        return RunState.FAILED, " ".join([f"{', '.join(parts)}.", self.stopped]).strip()
+        numbers = {str(state): self.counts[state] for state in BAD_RESULTS}
+        told = _TOLD[tuple(state for state in BAD_RESULTS if self.counts[state])] % numbers
+        return RunState.FAILED, f"{told} {self.stopped}".strip()

@@ -8,14 +8,12 @@ All database work is done by one thread. Commands run in others, which know no d
 """
 
 import logging
-import os
 import queue
-import secrets
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +21,11 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from infini import clusters
 from infini.errors import InfiniError
 from infini.models import Lease
 from inventory.models import Server
 from inventory.ssh.access import SshAccess
-from scheduler import runs
+from scheduler import claims, runs
 from scheduler.fanout import Fanout, Place
 from scheduler.models import Run, RunResult
 from scheduler.shots import Outcome, Shot
@@ -43,6 +40,8 @@ RUNS_AT_ONCE = 50
 LEASE = timedelta(seconds=15)
 RENEW_SECONDS = 3.0
 POLL_SECONDS = 0.2  # how long a queued run or a wish to cancel waits at most until it is seen
+GATHER_SECONDS = 0.05  # what has ended waits at most so long for others to be written with,
+GATHER_SHARE = 8  # until this share of what is under way has ended
 FLUSH_SECONDS = 1.0
 LINGER_SECONDS = 5.0  # an idle host stays so long: its connections are warm
 LOST = ResultState.LOST
@@ -67,9 +66,9 @@ def carry_out_due(linger_seconds: float = LINGER_SECONDS) -> int:
 @contextmanager
 def _slot() -> Iterator["Lease | None"]:
     """One of this machine's places for a host, given back at the end; None when all are taken."""
-    holder = f"{socket.gethostname()[:40]}:{os.getpid()}:{secrets.token_hex(4)}"
+    holder = claims.own()
     for number in range(HOSTS_PER_MACHINE):
-        name = f"{clusters.LEASE_PREFIX}host.{socket.gethostname()[:60]}.{number}"
+        name = f"{claims.HOST_LEASE}{socket.gethostname()[:60]}.{number}"
         if Lease.take(name, holder, seconds=LEASE.total_seconds()):
             try:
                 yield Lease(name=name, holder=holder)
@@ -84,7 +83,7 @@ class Host:
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.token = secrets.token_hex(16)
+        self.token = claims.own()
         self.fanouts: dict[int, Fanout] = {}
         self.done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self.run_of: dict[int, int] = {}  # of each result under way
@@ -114,13 +113,15 @@ class Host:
         return [shot for fanout in self.fanouts.values() for shot in fanout.shots.values()]
 
     def _wait(self) -> list[Outcome]:
-        """All that has ended, waiting for the first a little."""
-        try:
-            outcomes = [self.done.get(timeout=POLL_SECONDS)]
-        except queue.Empty:
-            return []
-        while not self.done.empty():
-            outcomes.append(self.done.get_nowait())
+        """All that has ended, waiting for the first a little, and where many are under way for a share of them: a
+        transaction for each would cost more than their commands.
+        """
+        outcomes: list[Outcome] = []
+        until = time.monotonic() + POLL_SECONDS
+        with suppress(queue.Empty):
+            while not outcomes or len(outcomes) < len(self.run_of) // GATHER_SHARE or not self.done.empty():
+                outcomes.append(self.done.get(timeout=max(0.0, until - time.monotonic())))
+                until = min(until, time.monotonic() + GATHER_SECONDS)
         return outcomes
 
     # Holding runs
@@ -141,6 +142,7 @@ class Host:
 
     def _renew(self) -> None:
         Lease.take(self.lease.name, self.lease.holder, seconds=LEASE.total_seconds())
+        claims.give_back_of_the_dead()
         if self.fanouts:
             self._held().update(leased_until=timezone.now() + LEASE)
 

@@ -1,5 +1,8 @@
-"""How long runs are kept: by age, and by number for each task. They go in small batches: nothing waits for that."""
+"""How long runs are kept: by age, and by number for each task. They go in small batches and a little at a time: the
+round that removes them is the one that fires tasks, and nothing due waits for that.
+"""
 
+import time
 from datetime import timedelta
 
 from django.conf import settings
@@ -9,16 +12,17 @@ from django.utils import timezone
 from scheduler.models import Run, Task
 from scheduler.states import OPEN_RUNS
 
-BATCH = 50
+BATCH = 10
 
 
-def prune(most_batches: int = 200) -> int:
-    """Remove ended runs that are too old, or more than a task keeps; returns how many. Stops after so many batches:
-    the next round goes on.
+def prune(most_seconds: float = 0.2) -> int:
+    """Remove ended runs that are too old, or more than a task keeps; returns how many. Begins no batch once the time
+    is over: where something was removed, there may be more.
     """
     removed = 0
     oldest = timezone.now() - timedelta(days=settings.RUN_KEEP_DAYS)
-    for _batch in range(most_batches):
+    until = time.monotonic() + most_seconds
+    while not removed or time.monotonic() < until:
         ids = list(_ended().filter(finished_at__lt=oldest).order_by("pk").values_list("pk", flat=True)[:BATCH])
         ids = ids or _beyond_the_number()
         if not ids:

@@ -10,12 +10,14 @@ from django.utils.translation import gettext as _
 from infini import alerts
 from infini.alerts import Subject
 from infini.models import AlertKind
-from scheduler import firing, retention, runs
+from scheduler import claims, firing, retention, runs
 from scheduler.models import Run
 from scheduler.states import RunState
 
 WAKE_AGAIN_SECONDS = 5.0
+LOOK_FOR_DEAD_SECONDS = 1.0
 PRUNE_SECONDS = 600.0
+PRUNE_ON_SECONDS = 2.0  # while there is more to remove
 
 
 class _Clock:
@@ -23,7 +25,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.watch = firing.ClockWatch()
-        self.woken = self.pruned = 0.0
+        self.woken = self.looked = self.prune_at = 0.0
 
 
 _clock = _Clock()
@@ -35,14 +37,24 @@ def round_of_runs() -> float | None:
         firing.realign()
     pause = firing.fire_due()
     now = time.monotonic()
+    if now - _clock.looked > LOOK_FOR_DEAD_SECONDS:
+        _clock.looked = now
+        take_over()
     if now - _clock.woken > WAKE_AGAIN_SECONDS:
         _clock.woken = now
         wake_forgotten()
         tell_of_long_runs()
-    if now - _clock.pruned > PRUNE_SECONDS:
-        _clock.pruned = now
-        retention.prune()
+    if now > _clock.prune_at:
+        removed = retention.prune()
+        _clock.prune_at = now + (PRUNE_ON_SECONDS if removed else PRUNE_SECONDS)
     return pause
+
+
+def take_over() -> None:
+    """Have the runs of a host that died on this machine go on."""
+    if claims.give_back_of_the_dead():
+        with transaction.atomic():
+            runs.wake_hosts()
 
 
 def wake_forgotten() -> bool:

@@ -180,11 +180,10 @@ def _resolve(access: SshAccess, deadline: Deadline) -> list[tuple[Any, ...]]:
 
 
 def _tune(sock: socket.socket) -> None:
-    """Small packets go out and are acknowledged at once; the kernel finds out when the other side is gone."""
+    """Small packets go out at once; the kernel finds out when the other side is gone."""
     idle = max(1, int(settings.SSH_KEEPALIVE_SECONDS))
     for level, option, value in (
         (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-        (socket.IPPROTO_TCP, "TCP_QUICKACK", 1),
         (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
         (socket.IPPROTO_TCP, "TCP_KEEPIDLE", idle),
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", idle),

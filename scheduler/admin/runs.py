@@ -16,10 +16,13 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
 from infini.admin_verbs import Verb, names_of
+from infini.confirmation import Question, ask, asks_only, is_confirmed
+from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, Chip, ago
 from infini.extras import add_verb
 from infini.visibility import visible
 from scheduler import downloads, grouping, runs
+from scheduler.admin.asking import effect_of_once, effect_of_retrying, reach_of_draft, word_for, word_to_retry
 from scheduler.admin.form import RunForm, saved_command, with_parameters
 from scheduler.grouping import Group
 from scheduler.models import Run, RunResult, Task
@@ -59,7 +62,8 @@ RETRY = Verb(
     permission="scheduler.run_task",
     run=runs.retry_failed,
     done=lambda rows: gettext("Begun again: %(names)s.") % {"names": names_of(rows)},
-    effect=_("The same command runs again, only where it failed, timed out or lost contact."),
+    effect=effect_of_retrying,
+    word=word_to_retry,
     refused=_cannot_retry,
 )
 
@@ -101,6 +105,13 @@ class RunAdmin(PagedAdmin, RecordAdmin):
     list_display_links = ["named"]
     list_filter = [StateFilter, ("task", RelatedDropdownFilter)]
     search_fields = ["name", "reason"]
+    csv_columns = [
+        *attributes("id", "name", "task_id", "trigger"),
+        CsvColumn("by", lambda run: run.by_name),
+        *attributes("state", "reason", "server_count", "ok_count", "bad_count"),
+        *attributes("fire_at", "created_at", "started_at", "finished_at"),
+        CsvColumn("seconds", lambda run: run.took.total_seconds() if run.took else None),
+    ]
     empty_text = _("Every time a command goes out to servers, or should have, is a run. Run one now, or make a task.")
     fieldsets = [
         (None, {"fields": ["name", "command", "environment"]}),
@@ -109,8 +120,12 @@ class RunAdmin(PagedAdmin, RecordAdmin):
     ]
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view(self.download_view)
-        return [path("<int:pk>/output/", view, name="scheduler_run_output"), *super().get_urls()]
+        wrap = self.admin_site.admin_view
+        return [
+            path("<int:pk>/output/", wrap(self.download_view), name="scheduler_run_output"),
+            path("<int:pk>/results.csv", wrap(self.results_view), name="scheduler_run_results"),
+            *super().get_urls(),
+        ]
 
     def all_verbs(self) -> list[Verb]:
         return list(self.verbs)
@@ -147,6 +162,32 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         servers = [part for part in str(given.pop("on_servers", "")).split(",") if part.isascii() and part.isdigit()]
         return given | ({"on_servers": servers} if servers else {})
 
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        if request.method == "POST" and self.has_add_permission(request):
+            asked = self._asked_first(request)
+            if asked:
+                return asked
+        return super().add_view(request, form_url, extra_context)
+
+    def _asked_first(self, request: HttpRequest) -> HttpResponse | None:
+        """The question where the command goes to many servers; None: send it, or say what is wrong with it."""
+        form = self.get_form(request)(request.POST, request.FILES)
+        data = form.cleaned_data if form.is_valid() else {}
+        named = [server.pk for server in data.get("on_servers", ())]
+        servers = reach_of_draft(named, data.get("selector", "")) if data else 0
+        word = word_for(servers)
+        if word and not is_confirmed(request, word):
+            run = str(_("Run now"))
+            question = Question(
+                title=f"{run}: {data.get('name') or gettext('Command')}",
+                effect=effect_of_once(servers),
+                button=f"{run} ({servers})",
+                word=word,
+                back=request.get_full_path(),
+            )
+            return ask(self.admin_site, request, question, opts=self.opts)
+        return HttpResponse(status=204) if asks_only(request) else None
+
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         task: Task = form.save(commit=False)
         task.name = form.cleaned_data.get("name") or ""
@@ -166,9 +207,7 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         asked = request.GET
         groups = grouping.groups_of(run)
         search = asked.get("q", "")[:200]
-        rows = grouping.found(run, search).defer("output", "error", "raw").order_by("server_name", "pk")
-        if asked.get("state") in ResultState.values:
-            rows = rows.filter(state=asked["state"])
+        rows = _asked_results(run, asked).defer("output", "error", "raw").order_by("server_name", "pk")
         page = Paginator(rows, PAGE).get_page(asked.get("page"))
         counts = _counts(groups)
         shown = self._shown_result(run, asked.get("server", ""))
@@ -186,6 +225,7 @@ class RunAdmin(PagedAdmin, RecordAdmin):
             "state": asked.get("state", ""),
             "states": ResultState.choices,
             "shown": shown,
+            "csv_query": urlencode({name: asked[name] for name in ("q", "state") if asked.get(name)}),
             "kept": [(name, asked[name]) for name in ("open", "server") if name in asked],
             "previous_url": _address(asked, page=page.previous_page_number()) if page.has_previous() else "",
             "next_url": _address(asked, page=page.next_page_number()) if page.has_next() else "",
@@ -212,12 +252,21 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         result = run.results.defer("raw").filter(pk=int(asked)).first()
         return {"result": result, "chip": result_chip(result), "text": _cut(result)} if result else None
 
-    def download_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+    def results_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """The run's results as its page finds them, as CSV."""
+        run = self._readable(request, pk)
+        return downloads.results_csv(request, run, _asked_results(run, request.GET))
+
+    def _readable(self, request: HttpRequest, pk: int) -> Run:
         run = visible(Run.objects.filter(pk=pk), request.user).first()
         if not self.has_view_permission(request, run):
             raise PermissionDenied
         if run is None:
             raise Http404
+        return run
+
+    def download_view(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        run = self._readable(request, pk)
         asked = request.GET.get("result", "")
         if not asked:
             return downloads.whole_run(run)
@@ -258,6 +307,12 @@ class RunAdmin(PagedAdmin, RecordAdmin):
     @display(description=_("Begun"))
     def begun(self, run: Run) -> str:
         return run.by_name or str(run.get_trigger_display())
+
+
+def _asked_results(run: Run, asked: Any) -> QuerySet[RunResult]:
+    """The results that the search and the state in an address leave."""
+    rows = grouping.found(run, asked.get("q", "")[:200])
+    return rows.filter(state=asked["state"]) if asked.get("state") in ResultState.values else rows
 
 
 def _counts(groups: list[Group]) -> dict[str, int]:

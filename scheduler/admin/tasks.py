@@ -17,10 +17,12 @@ from django.utils.translation import gettext_lazy as _
 from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PageChangeList, PagedAdmin, RecordAdmin, display
 from infini.admin_verbs import Verb, names_of
 from infini.counting import count_of
+from infini.csv_export import attributes
 from infini.display import ABSENT, Chip, ago
 from infini.errors import InfiniError
 from infini.timeline import events_about
 from scheduler import planning, runs, selectors, targets
+from scheduler.admin.asking import effect_of_running, word_to_run
 from scheduler.admin.form import TaskForm, saved_command, with_parameters
 from scheduler.models import Target, Task
 from scheduler.shown import moment_text, run_chip, schedule_text, seconds_text, strip, task_chip
@@ -42,7 +44,8 @@ RUN = Verb(
     permission="scheduler.run_task",
     run=runs.execute,
     done=lambda rows: gettext("Begun: %(names)s.") % {"names": names_of(rows)},
-    effect=_("The command is run on each of its servers, at once and whatever its schedule."),
+    effect=effect_of_running,
+    word=word_to_run,
     refused=_running,
     primary=True,
 )
@@ -99,6 +102,10 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
     list_filter = [StatusFilter, ("schedule_type", ChoicesDropdownFilter), "enabled"]
     search_fields = ["name", "command"]
     search_help_text = _("Search name or command")
+    csv_columns = [
+        *attributes("id", "name", "status", "enabled", "schedule_type", "timezone", "next_run_at", "last_at"),
+        *attributes("target_count", "selector", "command"),
+    ]
     empty_text = _("A task runs a command on many servers, on a schedule or when you ask for it.")
     fieldsets = [
         (None, {"fields": ["name", "command", "environment"]}),

@@ -1,5 +1,6 @@
 "use strict";
-/* The form of a task: only the fields of the chosen schedule are shown, and what the task as it is written would do. */
+/* The form of a task: only the fields of the chosen schedule are shown, and what the task as it is written would do. The
+   form of a command that runs once has no schedule: it shows the servers alone. */
 (() => {
   const NEEDS = {
     once: ["run_at"],
@@ -17,8 +18,10 @@
   const field = (name) => document.getElementById(`id_${name}`);
   const row = (name) => document.querySelector(`.field-${name}`) || field(name)?.closest(".form-row, .field-row");
 
+  const schedule = () => field("schedule_type")?.value || "once";
+
   function showNeeded() {
-    const needed = NEEDS[field("schedule_type").value] || [];
+    const needed = NEEDS[schedule()] || [];
     for (const name of OWN) {
       const box = row(name);
       if (box) box.hidden = !needed.includes(name);
@@ -35,9 +38,9 @@
   }
 
   function draft() {
-    const type = field("schedule_type").value;
+    const type = schedule();
     const body = { schedule_type: type, enabled: true, environment: parameters() };
-    for (const name of ["command", "selector", "account", "timezone"]) body[name] = field(name).value;
+    for (const name of ["command", "selector", "account", "timezone"]) if (field(name)) body[name] = field(name).value;
     body.server_ids = [...field("on_servers").selectedOptions].map((option) => Number(option.value));
     for (const name of NEEDS[type] || []) {
       if (name === "run_at") continue; // its moment depends on the zone: the server reckons it when it is saved
@@ -121,7 +124,7 @@
       const said = await answer.json();
       if (number !== asked) return;
       box.hidden = false;
-      if (answer.ok) show(box, field("schedule_type").value === "once" ? { targets: said.targets } : said, zone);
+      if (answer.ok) show(box, schedule() === "once" ? { targets: said.targets } : said, zone);
       else showWrong(box, said.error);
     } catch (problem) {
       console.warn("no preview:", problem.message);
@@ -142,12 +145,13 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     const box = document.getElementById("task-preview");
-    if (!box || !field("schedule_type")) return;
+    if (!box || !field("command")) return;
+    const form = field("command").form;
     box.setAttribute("role", "status");
-    row("timezone")?.insertAdjacentElement("afterend", box);
-    ownZone();
+    row(field("timezone") ? "timezone" : "account")?.insertAdjacentElement("afterend", box);
+    if (field("timezone")) ownZone();
+    else form.dataset.asks = ""; // before a command goes to many servers (dialog.js)
     showNeeded();
-    const form = field("schedule_type").form;
     const dry = element("button", box.dataset.dry, "btn");
     dry.type = "button";
     dry.addEventListener("click", () => ask(box));

@@ -1,12 +1,10 @@
 """What a command, a fan-out and a terminal over SSH cost, against OpenSSH's own client in the same run.
 
-``BENCH_PEERS`` names a folder with a ``fanout_runner.py`` and a Python that has the peers' libraries stands in
-``BENCH_PEERS_PYTHON``: then asyncssh, parallel-ssh and plain paramiko are measured beside.
+Where ``BENCH_PEERS`` and ``BENCH_PEERS_PYTHON`` are set (tests/benchmarks/peers.py), asyncssh, parallel-ssh, plain
+paramiko and ansible are measured beside.
 """
 
 import gc
-import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -14,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psutil
 import pytest
@@ -25,6 +22,7 @@ from inventory.ssh.commands import run
 from inventory.ssh.connections import connected
 from inventory.ssh.shells import ShellChannel, ShellEnd
 from tests.benchmarks.conftest import Table, milliseconds
+from tests.benchmarks.peers import measure
 from tests.real_agent import wait_until
 from tests.real_sshd import RealSshd
 
@@ -78,18 +76,12 @@ def test_one_command(table: Table, sshd: RealSshd) -> None:
 
 
 def peers(server: RealSshd) -> Iterator[tuple[str, dict[str, float]]]:
-    folder, python = os.environ.get("BENCH_PEERS"), os.environ.get("BENCH_PEERS_PYTHON")
-    if not folder or not python:
-        return
-    hosts = server.folder / "hosts"
-    hosts.write_text(f"{server.host}\n")
-    (server.folder / "login").chmod(0o600)
-    for tool in ("asyncssh", "parallel-ssh", "paramiko-pool"):
-        runner = [python, str(Path(folder).resolve() / "fanout_runner.py"), tool, str(hosts), str(server.port)]
-        command = [*runner, server.username, str(server.folder / "login"), "echo $SSH_CONNECTION"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode == 0:
-            yield tool, json.loads(done.stdout)
+    key = server.folder / "login"
+    key.chmod(0o600)
+    for tool in ("asyncssh", "parallel-ssh", "paramiko-pool", "ansible raw"):
+        figures = measure(tool, [server.host], server.port, server.username, key)
+        if figures:
+            yield tool, figures
 
 
 @pytest.mark.parametrize("count", [50, 200])

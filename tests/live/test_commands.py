@@ -19,19 +19,23 @@ from tests.real_sshd import RealSshd
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealSite]:
-    """A site that pins new host keys by itself, with servers that are all one sshd: gpu-1 to gpu-6."""
-    running = RealSite(tmp_path_factory.mktemp("commands") / "data", INFINI_SSH_ACCEPT_NEW_HOST_KEYS="1").start()
-    try:
-        with RealSshd() as sshd:
-            for n in range(1, 7):
-                access = {"host_ip": sshd.host, "port": sshd.port, "username": sshd.username}
-                body = {"name": f"gpu-{n}", "private_key": sshd.private_key, "labels": {"fleet": "yes"}, **access}
-                running.json("POST", "/api/servers", json=body)
-            yield running
-    finally:
-        running.stop()
+@pytest.fixture(scope="module", autouse=True)
+def fleet(site: RealSite) -> Iterator[None]:
+    """Servers that are all one sshd, gpu-1 to gpu-6; the site is left without them and without what ran on them."""
+    with RealSshd() as sshd:
+        access = {"host_ip": sshd.host, "port": sshd.port, "username": sshd.username, "private_key": sshd.private_key}
+        made = []
+        for n in range(1, 7):
+            body = {"name": f"gpu-{n}", "labels": {"fleet": "yes"}, **access}
+            made.append(site.json("POST", "/api/servers", json=body)["id"])
+            site.json("POST", f"/api/servers/{made[-1]}/host-key", json={"host_key": sshd.host_key})
+        try:
+            yield
+        finally:
+            for task in site.json("GET", "/api/tasks"):
+                site.request("DELETE", f"/api/tasks/{task['id']}")
+            for pk in made:
+                site.request("DELETE", f"/api/servers/{pk}")
 
 
 @pytest.fixture

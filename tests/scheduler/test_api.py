@@ -159,7 +159,7 @@ def test_execute_dry_and_for_real(api: APIClient, body: Callable[..., dict], ser
 def test_the_result_of_a_run(api: APIClient, make_task: Callable[..., Task], fleet: Callable[..., list]) -> None:
     task = make_task(servers=fleet(2), command="echo out; echo err >&2; exit 4")
     run_id = api.post(f"/api/tasks/{task.pk}/execute").json()["run_id"]
-    hosting.carry_out_due(linger_seconds=0.2)
+    hosting.carry_out_due(linger_seconds=0)
     result = api.get(f"/api/tasks/{task.pk}/result").json()
     assert result.keys() >= {"run_id", "state", "started_at", "finished_at", "results"}
     assert (result["run_id"], result["state"]) == (run_id, "failed")
@@ -222,7 +222,7 @@ def test_the_examples_are_whole_and_load_once(api: APIClient, fleet: Callable[..
         task = Task(name=saved.name, command=saved.command, environment=environment)
         server = Server.objects.first() or fleet(1)[0]
         runs.run_once(task, named=[server.pk], by=None)
-    hosting.carry_out_due(linger_seconds=0.2)
+    hosting.carry_out_due(linger_seconds=0)
     for result in RunResult.objects.all():
         assert result.exit_status in (0, 1) and result.output and not result.error, (result.run.name, result.error)
 

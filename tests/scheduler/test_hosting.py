@@ -1,5 +1,6 @@
 """Runs carried out over a real sshd: order, limits, ends of every kind, and a host that takes over from a dead one."""
 
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from django.utils import timezone
 
 from infini.models import Alert, AlertKind, Lease
 from inventory.models import Server
-from scheduler import hosting, runs
+from scheduler import claims, hosting, runs
 from scheduler.models import Run, RunResult, Task
 from scheduler.states import RunState
 from tests.real_agent import wait_until
@@ -30,7 +31,7 @@ Fleet = Callable[..., list[Server]]
 def carry_out(task: Task) -> Run:
     """Run it now and see it through."""
     run = runs.execute(task, by=None)
-    hosting.carry_out_due(linger_seconds=0.3)
+    hosting.carry_out_due(linger_seconds=0)
     run.refresh_from_db()
     return run
 
@@ -65,12 +66,16 @@ def test_each_way_to_end_has_its_word(make_task: MakeTask, fleet: Fleet, sshd: R
     Server.objects.filter(name="refuses").update(port=refused_port())
     Server.objects.filter(name="stranger").update(host_key="")
     how = "case $HOW in exits) exit 3;; killed) kill -9 $$;; slow) sleep 60;; esac"
-    outcomes = {}
+    begun = {}
     for name in names:
         task = make_task(f"do {name}", servers=[Server.objects.get(name=name)], command=how, timeout_seconds=1)
         task.environment = {"HOW": name}
         task.save()
-        run = carry_out(task)
+        begun[name] = runs.execute(task, by=None)
+    hosting.carry_out_due(linger_seconds=0)
+    outcomes = {}
+    for name, run in begun.items():
+        run.refresh_from_db()
         result = results_of(run)[name]
         outcomes[name] = (run.state, result.state, result.exit_status)
         assert bool(result.reason) == (name != "ok"), name
@@ -150,7 +155,7 @@ def test_large_and_binary_output_is_kept_head_and_tail(make_task: MakeTask, flee
 def test_a_server_deleted_before_its_turn(make_task: MakeTask, fleet: Fleet) -> None:
     run = runs.execute(make_task(servers=fleet(2), command="true"), by=None)
     Server.objects.get(name="gpu-02").delete()
-    hosting.carry_out_due(linger_seconds=0.2)
+    hosting.carry_out_due(linger_seconds=0)
     assert results_of(run)["gpu-02"].reason == "This server was deleted before its turn."
     assert states(run) == {"success": 1, "failed": 1}
 
@@ -214,7 +219,7 @@ def test_a_queued_run_is_cancelled_at_once(make_task: MakeTask, fleet: Fleet) ->
     runs.cancel(run, by=None)
     run.refresh_from_db()
     assert run.state == "cancelled" and states(run) == {"cancelled": 2}
-    hosting.carry_out_due(linger_seconds=0.1)
+    hosting.carry_out_due(linger_seconds=0)
     assert states(run) == {"cancelled": 2}
 
 
@@ -265,17 +270,41 @@ def half_done(task: Task) -> Run:
 def test_a_dead_hosts_run_goes_on_without_what_was_under_way(make_task: MakeTask, fleet: Fleet, tmp_path: Path) -> None:
     task = make_task(servers=fleet(4), command=f"mktemp -p {tmp_path}", retries=3)
     run = half_done(task)
-    hosting.carry_out_due(linger_seconds=0.2)
+    hosting.carry_out_due(linger_seconds=0)
     run.refresh_from_db()
     assert [r.state for r in run.results.order_by("pk")] == ["success", "lost", "success", "success"]
     assert len(list(tmp_path.iterdir())) == 2  # neither the done nor the lost one ran again
     assert run.state == "failed" and "nobody knows" in results_of(run)["gpu-02"].reason
 
 
+def test_a_host_that_is_seen_to_be_dead_is_not_waited_for(make_task: MakeTask, fleet: Fleet) -> None:
+    """Its lease has not passed, but its process is gone, or another has its number."""
+    run = half_done(make_task(servers=fleet(4), command="true"))
+    later = timezone.now() + timedelta(seconds=30)
+    machine, pid, started, tail = claims.own().split(".")
+    ended = subprocess.Popen(["true"])  # not waited for: a zombie still has its number
+    wait_until(lambda: Path(f"/proc/{ended.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+    alive = [f"{machine}.{pid}.{started}.{tail}", f"elsewhere.{ended.pid:x}.{started}.{tail}", "a" * 32]
+    dead = [f"{machine}.{ended.pid:x}.{started}.{tail}", f"{machine}.{pid}.1.{tail}"]
+    assert all(len(claim) <= 32 for claim in alive + dead)
+    for claim in alive:
+        Run.objects.update(claim=claim, leased_until=later)
+        Lease.objects.update_or_create(name="runs.host.x.0", defaults={"holder": claim, "expires_at": later})
+        assert claims.give_back_of_the_dead() == 0 and not Run.objects.claimable().exists()
+    for claim in dead:
+        Run.objects.update(claim=claim, leased_until=later)
+        Lease.objects.update_or_create(name="runs.host.x.0", defaults={"holder": claim, "expires_at": later})
+        assert claims.give_back_of_the_dead() == 1 and claims.give_back_of_the_dead() == 0
+        assert Lease.objects.get(name="runs.host.x.0").expires_at < later
+    ended.wait()
+    hosting.carry_out_due(linger_seconds=0)
+    assert states(run) == {"success": 3, "lost": 1}
+
+
 def test_a_live_hosts_run_is_left_alone(make_task: MakeTask, fleet: Fleet) -> None:
     run = half_done(make_task(servers=fleet(4), command="true"))
     Run.objects.update(leased_until=timezone.now() + timedelta(seconds=30))
-    assert hosting.carry_out_due(linger_seconds=0.2) == 0
+    assert hosting.carry_out_due(linger_seconds=0) == 0
     assert states(run) == {"success": 1, "running": 1, "waiting": 2}
 
 
@@ -311,7 +340,7 @@ def test_runs_of_one_task_never_overlap(make_task: MakeTask, fleet: Fleet) -> No
     task = make_task(servers=fleet(1), command="sleep 0.2", overlap="queue")
     for _n in range(3):
         runs.execute(task, by=None)
-    hosting.carry_out_due(linger_seconds=0.3)
+    hosting.carry_out_due(linger_seconds=0)
     spans = sorted((r.started_at, r.finished_at) for r in Run.objects.all())
     assert all(begin >= end for (_b, end), (begin, _e) in zip(spans, spans[1:], strict=False))  # type: ignore[operator]
 
@@ -327,7 +356,7 @@ def test_retry_of_the_failed_servers_alone(make_task: MakeTask, fleet: Fleet, tm
     assert states(run) == {"success": 3, "failed": 1}
     Server.objects.filter(pk=servers[3].pk).update(port=servers[0].port)
     again = runs.retry_failed(run, by=None)
-    hosting.carry_out_due(linger_seconds=0.2)
+    hosting.carry_out_due(linger_seconds=0)
     again.refresh_from_db()
     assert (again.state, again.trigger, again.retry_of) == ("success", "retry", run)
     assert list(results_of(again)) == ["gpu-04"] and len(list(tmp_path.iterdir())) == 4

@@ -14,6 +14,8 @@ from inventory.models import Server
 from scheduler import grouping, library, planning, runs
 from scheduler.models import Run, RunResult, SavedCommand, Task
 from tests.admin.conftest import count_queries, form_data, messages_of
+from tests.admin.test_confirmation import word_in
+from tests.admin.test_csv import read
 
 pytestmark = pytest.mark.django_db
 
@@ -183,6 +185,67 @@ def test_viewers_read_and_change_nothing(reading: Client, make_task: MakeTask) -
         assert reading.post(f"/admin/scheduler/run/{run.pk}/do/{verb}/", {"confirmed": "1"}).status_code == 403
 
 
+# What goes to many servers
+
+
+def on_paper(count: int, prefix: str = "gpu") -> list[Server]:
+    access = {"host_ip": "127.0.0.1", "username": "root", "password": "x", "labels": {"fleet": "yes"}}
+    return Server.objects.bulk_create(Server(name=f"{prefix}-{n:03}", **access) for n in range(count))
+
+
+def test_from_fifty_servers_on_a_command_takes_their_number(browser: Client, make_task: MakeTask) -> None:
+    servers = on_paper(50)
+    few, many = make_task("few", servers=servers[:49]), make_task("many", servers=servers[:1], selector="fleet=yes")
+    assert word_in(browser.post(f"/admin/scheduler/task/{few.pk}/do/run/")) is None
+    url = f"/admin/scheduler/task/{many.pk}/do/run/"
+    asked = browser.post(url)
+    assert word_in(asked) == "50" and b"run on 50 servers, at once" in asked.content
+    for answer in ({"confirmed": "1"}, {"confirmed": "1", "word": "49"}):
+        assert browser.post(url, answer).status_code == 409 and not Run.objects.exists()
+    listed = {"action": "run", "_selected_action": [few.pk, many.pk]}
+    assert word_in(browser.post("/admin/scheduler/task/", listed)) == "99"
+    browser.post("/admin/scheduler/task/", listed | {"confirmed": "1", "word": "50"})
+    assert not Run.objects.exists()
+    browser.post(url, {"confirmed": "1", "word": "50"})
+    assert Run.objects.get().results.count() == 50
+
+
+def test_retrying_fifty_failed_servers_takes_their_number(browser: Client, make_task: MakeTask) -> None:
+    task = make_task("many", servers=on_paper(60))
+    run = ended_run(task, {})
+    states = ["failed"] * 40 + ["lost"] * 10 + ["success"] * 10
+    for server, state in zip(Server.objects.order_by("pk"), states, strict=True):
+        RunResult.objects.create(run=run, server=server, server_name=server.name, state=state)
+    url = f"/admin/scheduler/run/{run.pk}/do/retry/"
+    assert word_in(browser.post(url)) == "50"
+    assert browser.post(url, {"confirmed": "1"}).status_code == 409 and Run.objects.count() == 1
+    browser.post(url, {"confirmed": "1", "word": "50"})
+    assert Run.objects.first().results.count() == 50  # type: ignore[union-attr]
+
+
+def test_a_command_once_on_many_servers_is_asked_about_and_keeps_its_input(browser: Client) -> None:
+    on_paper(62)
+    url = "/admin/scheduler/run/add/"
+    page = browser.get(url)
+    assert b'data-url="/api/tasks/preview"' in page.content and b"js/task.js" in page.content
+    assert b">Run now<" in page.content.replace(b"</span>", b">") and b"_addanother" not in page.content
+    data = form_data(page) | {"name": "look", "command": "uptime\r\n", "environment": "A=1", "selector": "fleet=yes"}
+    asked = browser.post(url, data)
+    assert word_in(asked) == "62" and not Run.objects.exists()
+    assert b'name="command" value="uptime' in asked.content and b'name="environment" value="A=1"' in asked.content
+    dialog = browser.post(url, data, headers={"X-Dialog": "1"})
+    assert word_in(dialog) == "62" and b"<html" not in dialog.content
+    bad = browser.post(url, data | {"command": ""}, headers={"X-Dialog": "1"})
+    few = browser.post(url, data | {"selector": "name=gpu-001"}, headers={"X-Dialog": "1"})
+    assert (bad.status_code, few.status_code) == (204, 204) and not Run.objects.exists()
+    assert browser.post(url, data | {"confirmed": "1", "word": "6"}).status_code == 409
+    browser.post(url, data | {"confirmed": "1", "word": "62"})
+    run = Run.objects.get()
+    assert (run.name, run.command, run.environment, run.results.count()) == ("look", "uptime\n", {"A": "1"}, 62)
+    browser.post(url, data | {"name": "few", "selector": "name=gpu-001"})
+    assert Run.objects.get(name="few").results.count() == 1
+
+
 # A run's page
 
 
@@ -255,6 +318,34 @@ def test_downloads(browser: Client, reading: Client, run: Run) -> None:
     assert "This is no text." in browser.get(f"/admin/scheduler/run/{run.pk}/?server={bad.pk}").content.decode()
     assert browser.get(f"{url}?result=99999").status_code == 404
     assert Client().get(url).status_code == 302
+
+
+# As files
+
+
+def test_the_list_of_runs_as_it_is_filtered(reading: Client, make_task: MakeTask) -> None:
+    run = ended_run(make_task(), {"a": ("x\n", "failed", 1), "b": ("", "success", 0)})
+    ended_run(make_task("other"), {"a": ("x\n", "success", 0)})
+    [row] = read(reading, f"/admin/scheduler/run/csv/?task__id__exact={run.task_id}&p=2")
+    assert (row["id"], row["task_id"], row["name"], row["state"]) == (str(run.pk), str(run.task_id), "backup", "failed")
+    assert (row["server_count"], row["ok_count"], row["bad_count"]) == ("2", "1", "1") and float(row["seconds"]) >= 0
+    assert datetime.fromisoformat(row["started_at"]) and row["fire_at"] == ""
+    assert {row["name"] for row in read(reading, "/admin/scheduler/task/csv/")} == {"backup", "other"}
+    assert 'href="csv/' in reading.get("/admin/scheduler/run/").content.decode()
+
+
+def test_the_results_of_a_run_as_they_are_searched(reading: Client, run: Run) -> None:
+    url = f"/admin/scheduler/run/{run.pk}/results.csv"
+    rows = read(reading, url)
+    assert [row["server"] for row in rows][:4] == ["ok-0", "ok-1", "ok-2", "ok-3"] and len(rows) == 8
+    [bad] = read(reading, f"{url}?state=failed&q=space")
+    assert (bad["server"], bad["exit_status"], bad["output"]) == ("bad", "1", "No space left\n")
+    assert (bad["truncated"], bad["error"]) == ("false", "")
+    page = reading.get(f"/admin/scheduler/run/{run.pk}/?state=failed&q=space").content.decode()
+    assert "results.csv?q=space&amp;state=failed" in page
+    assert (
+        Client().get(url).status_code == 302 and reading.get("/admin/scheduler/run/99/results.csv").status_code == 404
+    )
 
 
 # Cost

@@ -51,8 +51,8 @@ def test_a_little_at_a_time(settings: Any, ended: Callable[..., list[Run]], monk
     settings.RUN_KEEP_DAYS = 1
     monkeypatch.setattr(retention, "BATCH", 2)
     ended("backup", 8)
-    assert retention.prune(most_batches=2) == 4
-    assert retention.prune() == 3 and Run.objects.count() == 1
+    assert retention.prune(most_seconds=0) == 2
+    assert retention.prune() == 5 and Run.objects.count() == 1
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000, 5000])

@@ -156,6 +156,28 @@ def test_small_packets_are_sent_at_once(access: SshAccess) -> None:
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
+def test_what_arrives_is_acknowledged_at_once_however_much_was_sent(access: SshAccess) -> None:
+    """The system forgets it with the first answers; a server then waited 40 ms before it opened a channel."""
+    assert run(access, "echo one").output == "one\n"
+    with connected(access) as connection:
+        sock = connection._links[0].transport.sock
+    wait_until(lambda: sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK), 2)
+
+
+def test_a_connection_costs_one_thread_and_the_cheapest_exchange(access_to: Callable[..., SshAccess]) -> None:
+    connections.close_all()
+    wait_until(lambda: not any(isinstance(one, paramiko.Transport) for one in threading.enumerate()))
+    with RealSshd() as server:
+        access, before = access_to(server), set(threading.enumerate())
+        assert run(access, "echo one").output == "one\n"
+        with connected(access) as connection:
+            transport = connection._links[0].transport
+        started = {one for one in threading.enumerate() if one.name != "ssh-idle"} - before
+        assert started == {transport}
+        exchanges = [name for name in transport.get_security_options().kex if not name.startswith("mlkem")]
+        assert exchanges[0] == "ecdh-sha2-nistp256" and "curve25519-sha256@libssh.org" in exchanges
+
+
 def test_new_keys_in_the_middle_of_a_flood_hold_nothing_up(access: SshAccess, monkeypatch: pytest.MonkeyPatch) -> None:
     """paramiko#822: channels that close while keys are exchanged used to stop the connection for good.
 
