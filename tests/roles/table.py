@@ -65,6 +65,7 @@ PAGES: dict[str, Least] = {
     "/admin/deployments/service/instance/<instance>/free-devices/": {"GET": OPERATOR, "POST": OPERATOR},
     "/admin/deployments/unknowninstance/<unknown>/adopt/": DO,
     "/admin/scheduler/run/<run>/output/": READ,
+    "/admin/scheduler/run/<run>/results.csv": READ,
     "/admin/infini/user/<user>/password/": {"GET": ADMINISTRATOR, "POST": ADMINISTRATOR},
 }
 
@@ -134,10 +135,10 @@ ADMIN: dict[str, Admin] = {
         "endpoint", VIEWER, ADMINISTRATOR, ADMINISTRATOR, ADMINISTRATOR, verbs={"delete_selected": ADMINISTRATOR}
     ),
     "scheduler/task": Admin(
-        "task", page=True, verbs={"run": OPERATOR, "enable": OPERATOR, "disable": OPERATOR, **_DELETE}
+        "task", page=True, csv=True, verbs={"run": OPERATOR, "enable": OPERATOR, "disable": OPERATOR, **_DELETE}
     ),
     "scheduler/run": Admin(
-        "run", VIEWER, OPERATOR, NOBODY, NOBODY, page=True, verbs={"retry": OPERATOR, "cancel": OPERATOR}
+        "run", VIEWER, OPERATOR, NOBODY, NOBODY, page=True, csv=True, verbs={"retry": OPERATOR, "cancel": OPERATOR}
     ),
     "scheduler/savedcommand": Admin("command", verbs=_DELETE),
     "infini/event": Admin("event", **_READ_ONLY, csv=True),
