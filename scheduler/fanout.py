@@ -18,7 +18,7 @@ from scheduler.states import BAD_RESULTS, OPEN_RESULTS, ResultState, RunState
 
 # What a run says that went badly on some servers: whole sentences, since they are said in the reader's language later.
 _FAILED, _TIMED_OUT, _LOST = ResultState.FAILED, ResultState.TIMED_OUT, ResultState.LOST
-_TOLD: dict[tuple[ResultState, ...], str] = {
+TOLD: dict[tuple[ResultState, ...], str] = {
     (_FAILED,): _("%(failed)d failed."),
     (_TIMED_OUT,): _("%(timed_out)d timed out."),
     (_LOST,): _("%(lost)d lost contact."),
@@ -167,5 +167,5 @@ class Fanout:
             ran = self.counts[ResultState.SUCCESS]
             return (RunState.SUCCESS, "") if ran else (RunState.SKIPPED, _("Every server was left alone."))
         numbers = {str(state): self.counts[state] for state in BAD_RESULTS}
-        told = _TOLD[tuple(state for state in BAD_RESULTS if self.counts[state])] % numbers
+        told = TOLD[tuple(state for state in BAD_RESULTS if self.counts[state])] % numbers
         return RunState.FAILED, f"{told} {self.stopped}".strip()

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.translation import gettext
 
 from infini.models import User
+from infini.said import said
 from inventory.models import Server
 from scheduler import grouping, library, planning, runs
+from scheduler.fanout import TOLD
 from scheduler.models import Run, RunResult, SavedCommand, Task
 from tests.admin.conftest import count_queries, form_data, messages_of
 from tests.admin.test_confirmation import word_in
@@ -374,3 +377,10 @@ def test_the_overview_names_what_failed(browser: Client, make_task: MakeTask) ->
     ended_run(make_task(), {"a": ("", "failed", 1)})
     page = browser.get("/admin/").content.decode()
     assert "Runs open" in page and "backup" in page
+
+
+@pytest.mark.parametrize("told", TOLD.values())
+def test_what_went_badly_is_said_in_the_readers_language(told: str) -> None:
+    stored = told % {"failed": 2, "timed_out": 3, "lost": 1}
+    with translation.override("zh-hans"):
+        assert said(stored) == gettext(told) % {"failed": 2, "timed_out": 3, "lost": 1} != stored
