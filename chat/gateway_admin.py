@@ -100,11 +100,6 @@ class EndpointAdmin(TrafficAdmin):
             row.refresh_from_db(fields=["key"])
         return row
 
-    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
-        """What goes with an endpoint is counted, not listed: chats are their people's own."""
-        _all, counts, missing, protected = super().get_deleted_objects(objs, request)
-        return [str(endpoint) for endpoint in objs], counts, missing, protected
-
     @display(description=_("Endpoint"), ordering="name", header=True)
     def named(self, endpoint: Endpoint) -> list[str]:
         return [endpoint.name, endpoint.base_url]

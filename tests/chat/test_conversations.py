@@ -315,7 +315,7 @@ def test_who_deletes_an_endpoint_reads_nothing_of_what_was_said(administrator: U
     path = f"/admin/chat/endpoint/{endpoint.pk}/delete/"
     asked = browser.get(path).content.decode()
     assert "far" in asked and "canary" not in asked
-    assert browser.post(path, {"post": "yes"}).status_code == 302
+    assert browser.post(path, {"confirmed": "1", "word": "far"}).status_code == 302
     assert not Endpoint.objects.exists() and not Conversation.objects.filter(pk=begun.pk).exists()
 
 
