@@ -144,7 +144,7 @@ class LabelFilter(DropdownFilter):
     parameter_name = "label"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        known = Server.objects.order_by().exclude(labels={}).values_list("labels", flat=True)
+        known = visible(Server.objects.order_by(), request.user).exclude(labels={}).values_list("labels", flat=True)
         pairs = sorted({f"{name}={text}" for labels in known for name, text in labels.items()})
         return [(pair, pair) for pair in pairs[:MOST_LABELS]]
 

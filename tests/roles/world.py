@@ -100,7 +100,8 @@ def _place(tag: str, environment: Environment, people: dict[str, User], more: di
     model = AIModel.objects.create(name=f"{tag}-model")
     model.environments.add(environment)
     server = Server.objects.create(
-        name=f"{tag}-server", host_ip="127.0.0.1", environment=environment, brand=brand, agent_version=f"1.{tag}"
+        **{"name": f"{tag}-server", "host_ip": "127.0.0.1", "environment": environment, "brand": brand},
+        **{"agent_version": f"1.{tag}", "labels": {"rack": tag}},
     )
     device = Device.objects.create(server=server, uuid=f"{tag}-uuid", index=0, vendor="maker", name=f"{tag}-device")
     service = create_service(
