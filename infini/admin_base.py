@@ -327,7 +327,7 @@ class PagedAdmin(BaseAdmin):
             "original": row,
             "row": row,
             "buttons": buttons,
-            "has_menu": any(button["verb"].in_menu for button in buttons),
+            "has_menu": any(button["in_menu"] for button in buttons),
             "edit_url": self._edit_url(request, row),
             "tab_links": tabs.links(page_tabs, request, row) if page_tabs else [],
             "open_tab": open_tab,

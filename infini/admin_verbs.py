@@ -47,7 +47,7 @@ class Verb:
     refused: Callable[[Any], str] = lambda row: ""
     leads_to: Callable[[Sequence[Model]], str] | None = None
     away: bool = False  # the row may be gone afterwards: back to the list
-    in_menu: bool = False  # on a row's page it stands behind "More"
+    in_menu: bool | Callable[[Any], bool] = False  # on a row's page it stands behind "More", or on that row's
     offered: Callable[[Any], bool] = lambda row: True  # False: no button on that row's page, since it says nothing
 
     def allowed(self, user: Any) -> bool:
@@ -144,6 +144,7 @@ class VerbsAdmin:
                 "verb": verb,
                 "url": reverse(name, args=[row.pk, verb.name]) + tabs.kept(request),
                 "refused": verb.refused(row),
+                "in_menu": verb.in_menu(row) if callable(verb.in_menu) else verb.in_menu,
             }
             for verb in self.verbs_for(request)
             if verb.offered(row)

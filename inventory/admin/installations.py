@@ -41,7 +41,7 @@ def _page(kind: Kind) -> Any:
     return leads_to
 
 
-def _verb(kind: Kind, label: Any, icon: str, **more: Any) -> Verb:
+def _verb(kind: Kind, label: Any, icon: str, in_menu: Any = True, **more: Any) -> Verb:
     return Verb(
         name=f"agent-{kind.value}",
         label=label,
@@ -49,12 +49,18 @@ def _verb(kind: Kind, label: Any, icon: str, **more: Any) -> Verb:
         permission=NEEDS,
         done=lambda rows: "",
         leads_to=_page(kind),
-        in_menu=True,
+        in_menu=in_menu,
         **more,
     )
 
 
-INSTALL = _verb(Kind.INSTALL, _("Install agent"), "install_desktop", refused=lambda server: _refused_here(server))
+INSTALL = _verb(
+    Kind.INSTALL,
+    _("Install agent"),
+    "install_desktop",
+    in_menu=lambda server: bool(server.agent_version),  # it is what a server without one needs next
+    refused=lambda server: _refused_here(server),
+)
 UPGRADE = _verb(Kind.UPGRADE, _("Upgrade agent"), "upgrade", refused=lambda server: _not_upgradable(server))
 REMOVE = _verb(
     Kind.REMOVE, _("Remove agent"), "delete_sweep", danger=True, refused=lambda server: _refused_here(server)

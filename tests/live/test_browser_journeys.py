@@ -202,7 +202,7 @@ def test_deploy_with_a_plan_and_roll_back(reader: Reader) -> None:
     wait_until(lambda: site.json("GET", f"/api/services/{service}")["deploy_status"] == "deployed", 60)
     reader.go(f"deployments/service/{service}/revisions/")
     reader.page.locator(".diff-old", has_text="1001").wait_for()
-    reader.page.locator("form[data-asks] button").first.click()
+    reader.page.locator("td form[data-asks] button").first.click()
     reader.dialog.get_by_text(
         reader.said("Roll back") if reader.language != "en" else f"Roll back {name}?"
     ).first.wait_for()
