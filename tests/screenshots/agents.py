@@ -15,6 +15,9 @@ from typing import Any
 TOKEN = "t" * 43
 
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
 @dataclass(frozen=True)
 class Kind:
     """One sort of machine; memory in GiB."""
@@ -81,7 +84,7 @@ class Agent:
     def report(self) -> dict[str, Any]:
         now = _now()
         return {
-            "agent": {"version": "0.3.0", "protocol": 1, "boot_id": f"00000000-0000-4000-8000-{self.number:012}",
+            "agent": {"version": "0.4.0", "protocol": 1, "boot_id": f"00000000-0000-4000-8000-{self.number:012}",
                       "pid": 812, "hostname": f"gpu-{self.number:02}", "started_at": now},
             "host": {"cpu_percent": _about(self.busy * 0.4), "cpu_count": 128, "memory_total_bytes": 2**40,
                      "memory_used_bytes": int(2**40 * 0.31), "memory_percent": _about(31.0),
@@ -95,7 +98,8 @@ class Agent:
         }  # fmt: skip
 
     def _device(self, index: int) -> dict[str, Any]:
-        held = sum(row["status"] == "running" for row in self.instances.values()) * 4 > index
+        running = [row for row in self.instances.values() if row["status"] == "running"]
+        held = next((row for row in running if str(index) in row["devices"].get(VISIBLE, "").split(",")), None)
         total = self.kind.memory * 2**30
         return {
             "vendor": self.kind.vendor, "index": index, "uuid": f"{self.kind.vendor}-{self.number}-{index}",
@@ -104,10 +108,14 @@ class Agent:
             "utilization_percent": _about(self.busy) if held else 0.0,
             "temperature_celsius": _about(68 if held else 34),
             "power_watts": _about(self.kind.watts * (0.9 if held else 0.2)),
-            "health": "ok", "health_reason": "", "processes": [], "slots": 1,
-            "visible_variable": "CUDA_VISIBLE_DEVICES", "visible_value": str(index), "visible_also": [],
+            "health": "ok", "health_reason": "", "processes": [_process(held, total)] if held else [], "slots": 1,
+            "visible_variable": VISIBLE, "visible_value": str(index), "visible_also": [],
             "environment": {}, "verified": self.kind.vendor == "nvidia",
         }  # fmt: skip
+
+
+def _process(row: dict[str, Any], total: int) -> dict[str, Any]:
+    return {"pid": row["pid"], "memory_used_bytes": int(total * 0.9), "command": "vllm", "instance": row["id"]}
 
 
 class Agents:
