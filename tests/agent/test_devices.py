@@ -987,10 +987,11 @@ def test_each_process_on_a_device_is_told_with_its_instance(bench: Bench, agent:
     agent.deploy("a", "env -i sleep 600 & echo $!; exec sleep 601")
     own = agent.wait_for_phase("a", "running")["pid"]
     child = int(wait_until(lambda: agent.status("a")["log_tail"])[0])
-    for pid in (own, child):
-        wait_until(lambda pid=pid: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", what="it has become its command")
     with subprocess.Popen(["sleep", "602"]) as stranger:
         try:
+            for pid in (own, child, stranger.pid):
+                name = Path(f"/proc/{pid}/comm")
+                wait_until(lambda name=name: name.read_text() == "sleep\n", what="it has become its command")
             apps = "".join(f"GPU-1, {pid}, x, 512\n" for pid in (own, child, stranger.pid, 2**22 + 1))
             processes = devices.process_list(devices.nvidia_processes(apps), "GPU-1")
             devices.tell_whose([{"processes": processes}, {"processes": None}], mark(agent))
