@@ -51,10 +51,15 @@ def _with_devices(servers: QuerySet, user: Any) -> QuerySet:
 
 @display(description=_("Devices free"), ordering="devices_free")
 def devices_free_of_server(server: Any) -> SafeString | str:
-    if not server.devices_present:
+    return _free_of(server, f"server__id__exact={server.pk}")
+
+
+def _free_of(row: Any, query: str) -> SafeString | str:
+    """``3/8``, leading to those that are free."""
+    if not row.devices_present:
         return ABSENT
-    url = f"{reverse('admin:inventory_device_changelist')}?server__id__exact={server.pk}&free=yes"
-    return link(url, f"{server.devices_free}/{server.devices_present}")
+    url = f"{reverse('admin:inventory_device_changelist')}?{query}&free=yes"
+    return link(url, f"{row.devices_free}/{row.devices_present}")
 
 
 class FreeServerFilter(DropdownFilter):
@@ -118,16 +123,13 @@ def _with_free_devices(brands: QuerySet, user: Any) -> QuerySet:
     known = visible(Device.objects.all(), user)
     present, free = known.filter(present=True), free_devices_of(known, free=True)
     return brands.annotate(
-        devices=count_of(present, "vendor", of="vendor"), devices_free=count_of(free, "vendor", of="vendor")
+        devices_present=count_of(present, "vendor", of="vendor"), devices_free=count_of(free, "vendor", of="vendor")
     )
 
 
 @display(description=_("Devices free"), ordering="devices_free")
 def devices_of_brand(brand: Any) -> SafeString | str:
-    if not brand.vendor or not brand.devices:
-        return ABSENT
-    url = f"{reverse('admin:inventory_device_changelist')}?vendor={quote(brand.vendor)}&free=yes"
-    return link(url, f"{brand.devices_free}/{brand.devices}")
+    return _free_of(brand, f"vendor={quote(brand.vendor)}") if brand.vendor else ABSENT
 
 
 class FreeFilter(DropdownFilter):

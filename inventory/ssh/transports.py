@@ -23,13 +23,12 @@ import paramiko
 from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
 
 from inventory.ssh.errors import SshConnectionLost
+from inventory.ssh.packets import Packetizer
 
 WINDOW_BYTES = 1024 * 1024
 MAX_PACKET_BYTES = 32 * 1024
-# What a server may say before its version line, and how long an idle read waits until it looks around.
-GREETING_MAX_BYTES = 64 * 1024
+# How long an idle read waits until it looks around.
 READ_WAIT_SECONDS = 10.0
-READ_BYTES = 64 * 1024  # at once, from the connection
 
 # Ciphers that authenticate too: one pass over each packet instead of two. paramiko would ask for them last.
 _FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -52,55 +51,6 @@ C = TypeVar("C", bound="Channel")
 
 class ChannelRefused(Exception):
     """The server opens no further channel on this connection; it lives on."""
-
-
-class _ReadAhead:
-    """A socket as paramiko's packetizer reads it: a packet's length, then its rest. Both come from one reading of what
-    is there, since each reading goes through the system and gives up the interpreter's lock."""
-
-    def __init__(self, sock: Any) -> None:
-        self._sock = sock
-        self._ahead = memoryview(b"")
-        self.send, self.close = sock.send, sock.close
-
-    def recv(self, most: int) -> bytes:
-        if not self._ahead:
-            self._ahead = memoryview(self._sock.recv(READ_BYTES))
-        piece, self._ahead = bytes(self._ahead[:most]), self._ahead[most:]
-        return piece
-
-
-class _Packetizer(paramiko.Packetizer):
-    acknowledge_at_once: Callable[[], object] | None = None
-    _handshake_until: float | None = None
-
-    def __init__(self, sock: Any) -> None:
-        super().__init__(_ReadAhead(sock))
-
-    def start_handshake(self, timeout: float) -> None:
-        """paramiko starts a thread for each connection to look at the clock."""
-        self._handshake_until = time.monotonic() + timeout
-
-    def handshake_timed_out(self) -> bool:
-        return self._handshake_until is not None and time.monotonic() > self._handshake_until
-
-    def complete_handshake(self) -> None:
-        self._handshake_until = None
-
-    def read_message(self) -> tuple[int, paramiko.Message]:
-        """The system forgets that it shall acknowledge at once; a server that waits for it answers 40 ms later."""
-        if self.acknowledge_at_once:
-            self.acknowledge_at_once()
-        read: tuple[int, paramiko.Message] = super().read_message()
-        return read
-
-    def _read_timeout(self, timeout: float) -> bytes:
-        """Called for the lines before the key exchange alone; a greeting that never ends is none."""
-        piece = super()._read_timeout(timeout)
-        self.greeting_bytes = getattr(self, "greeting_bytes", 0) + len(piece)
-        if self.greeting_bytes > GREETING_MAX_BYTES:
-            raise paramiko.SSHException("the greeting does not end")
-        return piece
 
 
 class _Pump:
@@ -154,7 +104,7 @@ class Transport(paramiko.Transport):
     _preferred_kex = (*_HYBRID_EXCHANGES, _FIRST_EXCHANGE, *_OTHER_EXCHANGES)
 
     def __init__(self, sock: Any) -> None:
-        super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=_Packetizer)
+        super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=Packetizer)
         if isinstance(sock, socket.socket) and hasattr(socket, "TCP_QUICKACK"):
             self.packetizer.acknowledge_at_once = functools.partial(
                 sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1
