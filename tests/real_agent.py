@@ -24,8 +24,8 @@ AGENT_FILE = Path(__file__).resolve().parent.parent / "agent" / "infini_agent.py
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = "") -> T:
-    """Return the first true value of `condition`; fail the test when there is none within `seconds`."""
+def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = "", every: float = 0.02) -> T:
+    """Return the first true value of `condition`, asked `every` so many seconds; fail the test after `seconds`."""
     until = time.monotonic() + seconds
     while True:
         value = condition()
@@ -33,7 +33,7 @@ def wait_until(condition: Callable[[], T], seconds: float = 10.0, what: str = ""
             return value
         if time.monotonic() >= until:
             raise AssertionError(f"not within {seconds} s: {what or condition}; last value: {value!r}")
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def is_running(pid: int) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.utils.translation import gettext_noop as _
+from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
 from infini.errors import NotFound
 from infini.models import User

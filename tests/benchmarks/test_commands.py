@@ -120,6 +120,11 @@ def test_a_run_on_many_servers(table: Table) -> None:
         told_of = f"cold {figures['cold']:.2f} s, warm {figures['warm']:.2f} s; {right}"
         table.add(f"  {name}", f"{figures['cold'] / cold:.2f} of ours", told_of)
         assert cold < 1.5 * figures["cold"]
+    if "parallel-ssh" in told and cold > told["parallel-ssh"]["cold"] / 2:
+        alone = told["xargs ssh"]["cold"]
+        pytest.xfail(
+            f"{cold:.2f} s is not half of parallel-ssh; the servers' logins alone, by xargs ssh, take {alone:.2f} s"
+        )
 
 
 @pytest.fixture

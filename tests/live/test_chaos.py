@@ -160,7 +160,7 @@ def fleet(new_site: Callable[..., RealSite]) -> Iterator[Fleet]:
         site = new_site(INFINI_DRAIN_SECONDS="0.5")  # nobody talks to these, and more updates fit between the faults
         site.start()
         made = Fleet(site, agents, random.Random(SEED))
-        wait_until(lambda: made.settled() or time.sleep(0.2), 60, "all is deployed before the first fault")
+        wait_until(made.settled, 60, "all is deployed before the first fault", every=0.2)
         yield made
         site.stop()
 
@@ -184,7 +184,7 @@ def test_chaos(fleet: Fleet) -> None:
             for _ in range(FAULTS):
                 fleet.befall()
             told = f"seed {SEED}, faults {dict(fleet.done)}"
-            wait_until(lambda: fleet.settled() or time.sleep(0.2), 240, f"all services run again ({told})")
+            wait_until(fleet.settled, 240, f"all services run again ({told})", every=0.2)
 
             instances = fleet.instances()
             assert len(instances) == SERVICES * len(fleet.agents), (told, instances)
