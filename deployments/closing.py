@@ -41,6 +41,11 @@ def finish(result: OperationResult, state: ResultState, *, reason: str = "", **c
     )
 
 
+def ask_again(result: OperationResult, why: str) -> None:
+    """Leave one result for the next step, saying what keeps it; `finish` puts its own reason there."""
+    OperationResult.objects.filter(pk=result.pk, state__in=UNFINISHED).update(reason=why[:500])
+
+
 def finish_by_instance(result: OperationResult) -> None:
     """End one result as its instance stands: ready is done, an end of its own is failed."""
     instance = Instance.objects.filter(results=result, generation=result.generation).first()

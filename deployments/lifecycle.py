@@ -5,7 +5,6 @@ Nothing here waits for the network: steps do (deployments/steps.py), queued on c
 
 from django.db import transaction
 from django.db.models import F
-from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Operation, Revision, Service
@@ -15,7 +14,6 @@ from deployments.revisions import revision_of, set_note
 from deployments.wanting import drop_successors, new_instance, want_ended, want_running
 from infini import events
 from infini.errors import Conflict, Invalid, NotFound
-from inventory.querysets import agent_silence_limit
 
 
 def deploy(service: Service, *, by: events.Actor, note: str = "") -> Operation:
@@ -206,13 +204,11 @@ def _begin(
 
 
 def _refuse_unreachable(instances: list[Instance]) -> None:
-    heard_since = timezone.now() - agent_silence_limit()
     silent = sorted(
         {
             i.placement.server.name
             for i in instances
-            if i.phase in (*ALIVE, Phase.LOST)
-            and (i.placement.server.agent_seen_at is None or i.placement.server.agent_seen_at < heard_since)
+            if i.phase in (*ALIVE, Phase.LOST) and not i.placement.server.agent_is_heard
         }
     )
     if silent:

@@ -180,12 +180,18 @@ def _forgotten(due: Due) -> None:
 
 
 def _record_failure(operation: Operation, due: Due, error: AgentError) -> None:
-    """The agent did not take it. A server that cannot be reached makes the instance lost, not failed."""
+    """The agent did not take it. A server that cannot be reached makes the instance lost, not failed.
+
+    One that was heard a moment ago may only be restarting: it is asked again until it counts as silent.
+    """
     logger.warning("deploy.refused", extra={"instance": due.instance.key, "verb": due.verb, "code": error.code})
     if operation.force and due.instance.wanted == Wanted.GONE:
         closing.leave_tombstone(due.result)
         return
     unreachable = isinstance(error, AgentUnreachable)
+    if unreachable and due.instance.placement.server.agent_is_heard:
+        closing.ask_again(due.result, error.message)
+        return
     with transaction.atomic():
         if unreachable or due.verb == "deploy":
             phase = Phase.LOST if unreachable else Phase.FAILED

@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from infini.fields import EncryptedTextField
 from infini.models import Versioned
 from inventory.installation.states import OPEN_STATES, Kind, State
-from inventory.querysets import ServerQuerySet
+from inventory.querysets import ServerQuerySet, agent_silence_limit
 
 if TYPE_CHECKING:
     from django_stubs_ext import StrOrPromise
@@ -245,6 +245,11 @@ class Server(Versioned):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def agent_is_heard(self) -> bool:
+        """Whether its agent reported lately enough not to count as silent."""
+        return self.agent_seen_at is not None and self.agent_seen_at >= timezone.now() - agent_silence_limit()
 
 
 class Device(models.Model):

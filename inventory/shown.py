@@ -14,7 +14,7 @@ from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, Sour
 from infini.models import Event
 from infini.said import said
 from inventory.models import Server
-from inventory.querysets import ServerStatus, agent_silence_limit
+from inventory.querysets import ServerStatus
 
 SSH_FIGURES_FRESH = timedelta(minutes=10)
 MEMORY_LIMITS, DISK_LIMITS, CPU_LIMITS = (85, 95), (80, 90), (90, 98)
@@ -93,7 +93,7 @@ def key_chip(server: Server) -> Chip:
 
 
 def _last_answer(server: Server) -> str:
-    if server.agent_seen_at and agent_is_fresh(server):
+    if server.agent_seen_at and server.agent_is_heard:
         return _("Agent answered %(ago)s") % {"ago": ago_text(server.agent_seen_at)}
     checked = ago_text(server.last_check) if server.last_check else ABSENT
     return _("Answered a check %(ago)s") % {"ago": checked}
@@ -104,10 +104,6 @@ def offline_reason(server: Server) -> str:
     reason = server.agent_error or server.check_error
     since = _("No answer since %(when)s.") % {"when": clock(heard)} if heard else _("It never answered.")
     return f"{since} {said(reason)}".strip()
-
-
-def agent_is_fresh(server: Server) -> bool:
-    return server.agent_seen_at is not None and server.agent_seen_at >= timezone.now() - agent_silence_limit()
 
 
 def ssh_measured_at(server: Server) -> datetime | None:
@@ -126,7 +122,7 @@ def ssh_error(server: Any) -> str:
 def figures_are_fresh(server: Server) -> bool:
     """Whether they still tell how the server does: an agent's of its last rounds, or a measurement just made."""
     measured = ssh_measured_at(server)
-    return agent_is_fresh(server) if measured is None else measured >= timezone.now() - SSH_FIGURES_FRESH
+    return server.agent_is_heard if measured is None else measured >= timezone.now() - SSH_FIGURES_FRESH
 
 
 def figures_at(server: Server) -> datetime | None:

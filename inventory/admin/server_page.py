@@ -107,7 +107,7 @@ def _agent(server: Server) -> CheckRow:
     name = gettext("Agent")
     if server.agent_asked_at is None:
         chip = Chip(gettext("Not checked"), QUIET, "help", gettext("Never asked"))
-    elif shown.agent_is_fresh(server):
+    elif server.agent_is_heard:
         chip = _answers()
     else:
         chip = Chip(gettext("No answer"), BAD, "cloud_off", server.agent_error)

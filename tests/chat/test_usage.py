@@ -133,7 +133,10 @@ def test_the_api_tells_own_usage_or_all(
     viewer: User, operator: User, api_as: Callable[[User | None], APIClient]
 ) -> None:
     today = datetime.now(UTC)
-    usage.store([entry(at=today, user_id=viewer.pk, user_name="viewer"), entry(at=today, user_id=99, user_name="=x()")])
+    ours, theirs = (
+        entry(at=today, user_id=user.pk, user_name=name) for user, name in ((viewer, "viewer"), (operator, "=x()"))
+    )
+    usage.store([ours, theirs])
     own, everybody = api_as(viewer), api_as(operator)
     assert [row["user_name"] for row in own.get("/api/usage?by=user").json()] == ["viewer"]
     assert len(everybody.get("/api/usage?by=user").json()) == 2

@@ -9,9 +9,11 @@ from django.utils import timezone
 from django_q.models import OrmQ
 
 from deployments import lifecycle, queueing, stalls, steps
+from deployments.asking import refresh_now
 from deployments.models import Instance, Operation, Service
 from infini.models import Lease
 from inventory.models import Server
+from inventory.querysets import agent_silence_limit
 from tests.deployments.conftest import status_of, turn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -69,6 +71,28 @@ def test_past_its_deadline_an_operation_fails_and_is_not_left_open(server: Serve
 
     assert operation.state == "failed" and "Not done within" in operation.reason
     assert status_of(service) == "online"
+
+
+def test_an_agent_that_restarts_costs_no_click_and_a_silent_one_is_said(server: Server, make_service: Make) -> None:
+    service = make_service("sleep 300", server)
+    turn(lifecycle.deploy(service, by=None))
+    refresh_now()
+    server.agent.kill9()
+
+    stop = lifecycle.stop(service, by=None)
+    steps.advance(stop.pk)
+    stop.refresh_from_db()
+    assert stop.is_open and "cannot be reached" in stop.results.get().reason
+    assert status_of(service) == "deploying"
+    server.agent.start()
+    assert turn(stop).state == "done" and stop.results.get().reason == "Stopped on request."
+
+    server.agent.kill9()
+    Server.objects.update(agent_seen_at=timezone.now() - agent_silence_limit() - timedelta(seconds=1))
+    deploy = lifecycle.deploy(service, by=None)
+    steps.advance(deploy.pk)
+    deploy.refresh_from_db()
+    assert deploy.state == "failed" and "cannot be reached" in deploy.reason
 
 
 def test_a_server_without_a_token_says_what_is_missing(make_server: Callable[..., Server], make_service: Make) -> None:

@@ -28,7 +28,7 @@ def sshd() -> Iterator[RealSshd]:
 
 
 @pytest.fixture
-def server(site: RealSite, sshd: RealSshd) -> dict[str, Any]:
+def server(site: RealSite, sshd: RealSshd) -> Iterator[dict[str, Any]]:
     body = {
         "name": f"gpu-{uuid.uuid4().hex[:6]}",
         "host_ip": sshd.host,
@@ -37,7 +37,8 @@ def server(site: RealSite, sshd: RealSshd) -> dict[str, Any]:
         "private_key": sshd.private_key,
     }
     made: dict[str, Any] = site.json("POST", "/api/servers", json=body)
-    return made
+    yield made
+    site.request("DELETE", f"/api/servers/{made['id']}")
 
 
 def photograph(page: "Page", name: str) -> None:  # noqa: F811, F821

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fleet(site: RealSite) -> Iterator[None]:
-    """Servers that are all one sshd, gpu-1 to gpu-6; the site is left without them and without what ran on them."""
+def fleet(site: RealSite) -> Iterator[list[int]]:
+    """The ids of gpu-1 to gpu-6, all one sshd; the site is left without them and without what ran on them."""
     with RealSshd() as sshd:
         access = {"host_ip": sshd.host, "port": sshd.port, "username": sshd.username, "private_key": sshd.private_key}
         made = []
@@ -30,7 +30,7 @@ def fleet(site: RealSite) -> Iterator[None]:
             made.append(site.json("POST", "/api/servers", json=body)["id"])
             site.json("POST", f"/api/servers/{made[-1]}/host-key", json={"host_key": sshd.host_key})
         try:
-            yield
+            yield made
         finally:
             for task in site.json("GET", "/api/tasks"):
                 site.request("DELETE", f"/api/tasks/{task['id']}")
@@ -39,11 +39,16 @@ def fleet(site: RealSite) -> Iterator[None]:
 
 
 @pytest.fixture
-def make_task(site: RealSite) -> Callable[..., dict[str, Any]]:
+def make_task(site: RealSite, fleet: list[int]) -> Callable[..., dict[str, Any]]:
     def make(count: int, command: str, **values: Any) -> dict[str, Any]:
-        servers = [s["id"] for s in site.json("GET", "/api/servers") if s["name"].startswith("gpu-")][:count]
         never = {"schedule_type": "once", "run_at": "2099-01-01T00:00:00Z"} if "schedule_type" not in values else {}
-        body = {"name": f"task-{uuid.uuid4().hex[:6]}", "command": command, "server_ids": servers, **never, **values}
+        body = {
+            "name": f"task-{uuid.uuid4().hex[:6]}",
+            "command": command,
+            "server_ids": fleet[:count],
+            **never,
+            **values,
+        }
         return dict(site.json("POST", "/api/tasks", json=body))
 
     return make

@@ -38,9 +38,11 @@ def deploy(site: RealSite) -> Iterator[Deploy]:
 
     yield make
     for service_id in made:
-        site.request("DELETE", f"/api/services/{service_id}")
+        site.json("DELETE", f"/api/services/{service_id}")
     for service_id in made:
-        wait_until(lambda pk=service_id: site.request("GET", f"/api/services/{pk}").status_code == 404, 30)
+        wait_until(
+            lambda pk=service_id: site.request("GET", f"/api/services/{pk}").status_code == 404, 30, "it is gone"
+        )
 
 
 def settled(site: RealSite, service_id: int, seconds: float = 60) -> dict[str, Any]:
