@@ -119,7 +119,7 @@ INSTALLED_APPS = [
     "infini.apps.InfiniConfig",
     "unfold",
     "unfold.contrib.filters",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # its pages are found by infini/urls.py: only the web needs them
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -43,8 +43,8 @@ def programs() -> list[Program]:
     own = _environment()
     commands = {
         "web": [sys.executable, *web, "infini.asgi:application"],
-        "worker": [*manage, "qcluster", "--name", clusters.STEPS],
-        "runs": [*manage, "qcluster", "--name", clusters.RUNS],
+        "worker": [*manage, "qcluster", "--skip-checks", "--name", clusters.STEPS],
+        "runs": [*manage, "qcluster", "--skip-checks", "--name", clusters.RUNS],
         "monitor": [*manage, "monitor"],
         **({"gateway": [*manage, "gateway"]} if settings.GATEWAY_PORT else {}),
     }

@@ -7,6 +7,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from infini import account_pages, alert_api, finding, key_api, login_views, views
 from infini.api import either_slash
 
+admin.autodiscover()
 urlpatterns = [
     path("", views.home, name="home"),
     either_slash("healthz", views.healthz, "healthz"),

@@ -84,7 +84,7 @@ def test_a_program_that_dies_at_once_is_reported(new_site: NewSite) -> None:
 
 
 def test_first_start(new_site: NewSite) -> None:
-    site = new_site().start()
+    site = new_site(from_nothing=True).start()
     begin = site.lines[: site.lines.index(f"ready: {site.url}/") + 1]
     assert begin[-1] == f"ready: {site.url}/"
     assert any(site.password in line and "Log in as admin" in line for line in begin)
@@ -127,7 +127,7 @@ def test_a_password_given_is_kept_nowhere(new_site: NewSite) -> None:
 
 
 def test_two_migrations_at_once(new_site: NewSite) -> None:
-    site = new_site()
+    site = new_site(from_nothing=True)
     code = (
         "import django; django.setup(); from infini import first_start as f; f.prepare_data_dir(); f.prepare_database()"
     )
@@ -224,7 +224,7 @@ def _deploy_sleeper(site: RealSite) -> psutil.Process:
 
 
 def test_demo_answers_twice_with_one_service(new_site: NewSite) -> None:
-    site = new_site()
+    site = new_site(from_nothing=True)
     for _ in range(2):
         site.start(command="demo")
         shown = site.output.rpartition("Preparing the database")[2]

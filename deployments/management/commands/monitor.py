@@ -13,6 +13,7 @@ from inventory.agents import keep_connections_small
 
 class Command(BaseCommand):
     help = "Ask every agent for its report every few seconds, record it, and queue the steps that are due."
+    requires_system_checks: list[str] = []
 
     def handle(self, *args: Any, **options: Any) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
