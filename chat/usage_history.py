@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db.models import Count, F, Max, Sum
+from django.db.models import Count, F, Sum
 from django.utils import timezone
 
 from chat.models import Usage
@@ -76,9 +76,9 @@ def usage_history(
 def rate_now(*, user_id: int | None = None, viewer: Any = None) -> Rate:
     """One query over the last minutes, and one that finds when the last request was."""
     recent = _of(user_id, viewer).filter(at__gte=timezone.now() - NOW)
-    sums = recent.aggregate(n=Count("pk"), tokens=Sum(F("prompt_tokens") + F("completion_tokens")), last=Max("at"))
+    sums = recent.aggregate(n=Count("pk"), tokens=Sum(F("prompt_tokens") + F("completion_tokens")))
     minutes = NOW.total_seconds() / 60
-    last = sums["last"] or _of(user_id, viewer).order_by("-pk").values_list("at", flat=True).first()
+    last = _of(user_id, viewer).order_by("-pk").values_list("at", flat=True).first()
     return Rate(sums["n"] / minutes, (sums["tokens"] or 0) / minutes, last)
 
 

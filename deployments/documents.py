@@ -16,6 +16,7 @@ from deployments.models import Instance, Operation, Placement
 from deployments.phases import Phase, RestartPolicy, Wanted
 from deployments.querysets import ServiceQuerySet
 from infini.said import said
+from inventory.models import Server
 
 Row = dict[str, Any]
 _SPEC = ("command", "stop_command", "env", "run_as", "cwd", "probes", "port", "devices", "restart", "number")
@@ -42,9 +43,8 @@ _INSTANCE_COLUMNS = (
         "replaces_id",
         "revision__number",
         "placement__server_id",
-        "placement__server__name",
+        "placement__service_id",
     ),
-    *("placement__server__agent_seen_at", "placement__service_id"),
 )
 
 
@@ -125,14 +125,17 @@ def _reason(wanted: str, instances: list[Row]) -> str:
 
 def _instances(service_ids: list[int]) -> dict[int, list[Row]]:
     found: dict[int, list[Row]] = defaultdict(list)
-    rows = Instance.objects.filter(placement__service__in=service_ids).values(*_INSTANCE_COLUMNS)
+    rows = list(Instance.objects.filter(placement__service__in=service_ids).values(*_INSTANCE_COLUMNS))
+    here = {row["placement__server_id"] for row in rows}
+    servers = list(Server.objects.order_by().filter(pk__in=here).values_list("pk", "name", "agent_seen_at"))
+    names, heard = {pk: name for pk, name, _ in servers}, {pk: seen for pk, _, seen in servers}
     for row in rows:
         found[row["placement__service_id"]].append(
             {
                 "id": row["pk"],
                 "key": row["key"],
                 "server_id": row["placement__server_id"],
-                "server": row["placement__server__name"],
+                "server": names.get(row["placement__server_id"], ""),
                 "revision": row["revision__number"],
                 "wanted": row["wanted"],
                 "replaces": row["replaces_id"],
@@ -144,7 +147,7 @@ def _instances(service_ids: list[int]) -> dict[int, list[Row]]:
                 "exit_code": "unknown" if row["exit_unseen"] else row["exit_code"],
                 "reason": row["reason"],
                 "started_at": row["started_at"],
-                "observed_at": observed_at(row["phase"], row["observed_at"], row["placement__server__agent_seen_at"]),
+                "observed_at": observed_at(row["phase"], row["observed_at"], heard.get(row["placement__server_id"])),
             }
         )
     return found

@@ -27,6 +27,7 @@ from unfold.contrib.filters.admin import RelatedDropdownFilter as WholeRowsDropd
 from unfold.contrib.filters.forms import DropdownForm
 from unfold.decorators import display
 from unfold.forms import AdminPasswordChangeForm, AuthenticationForm, UserChangeForm, UserCreationForm
+from unfold.templatetags.unfold_list import result_headers
 from unfold.views import ChangeList
 from unfold.widgets import (
     CHECKBOX_CLASSES,
@@ -183,6 +184,10 @@ class PageChangeList(ChangeList):
         if asked not in self._queries:
             self._queries[asked] = super().get_query_string(new_params, remove)
         return self._queries[asked]
+
+    def heads(self) -> list[dict[str, Any]]:
+        """Of the columns, as the theme's template of them takes them."""
+        return list(result_headers(self))
 
     def _get_default_ordering(self) -> Sequence[str]:
         return self.model_admin.list_ordering or super()._get_default_ordering()

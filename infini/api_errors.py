@@ -8,10 +8,10 @@ from django.core.exceptions import ValidationError as ModelValidationError
 from django.http import Http404
 from django.utils.translation import gettext as _
 from rest_framework import exceptions
-from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from infini.api import JSONRenderer
 from infini.errors import Forbidden, InfiniError, Invalid, NotFound, NotLoggedIn
 
 

@@ -230,6 +230,7 @@ STALL_CHECKS = {
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["infini.access.KeyAuthentication", "infini.access.SessionOrNothing"],
     "DEFAULT_PERMISSION_CLASSES": ["infini.access.RolePermission"],
+    "DEFAULT_RENDERER_CLASSES": ["infini.api.JSONRenderer", "rest_framework.renderers.BrowsableAPIRenderer"],
     "DEFAULT_PARSER_CLASSES": [
         "infini.api.JSONParser",
         "rest_framework.parsers.FormParser",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
@@ -17,7 +17,6 @@ from infini import records
 from infini.access import crud_needs
 from infini.errors import Invalid, NotFound
 from infini.visibility import visible_or_404
-from inventory.models import Server
 from scheduler import downloads, planning, runs
 from scheduler.models import Run, SavedCommand, Task
 from scheduler.serializers import (
@@ -37,11 +36,6 @@ from scheduler.states import RunState
 RUN = "scheduler.run_task"
 
 
-def _tasks() -> QuerySet[Task]:
-    """Of their servers the ids alone: whole rows would have every one's secrets decrypted, task by task."""
-    return Task.objects.with_status().prefetch_related(Prefetch("servers", Server.objects.only("pk")))
-
-
 class _AnswersAsStored:
     """After a write the row is read again, with what its queryset adds."""
 
@@ -58,7 +52,7 @@ class TaskList(_AnswersAsStored, generics.ListCreateAPIView):
     queryset = Task.objects.all()
 
     def get_queryset(self) -> QuerySet[Task]:
-        return _tasks()
+        return Task.objects.with_status()
 
 
 class TaskDetail(_AnswersAsStored, generics.RetrieveUpdateDestroyAPIView):
@@ -67,7 +61,7 @@ class TaskDetail(_AnswersAsStored, generics.RetrieveUpdateDestroyAPIView):
     queryset = Task.objects.all()
 
     def get_queryset(self) -> QuerySet[Task]:
-        return _tasks()
+        return Task.objects.with_status()
 
     def perform_destroy(self, task: Task) -> None:
         planning.delete_task(task, by=self.request.user)

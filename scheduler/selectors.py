@@ -10,7 +10,7 @@ from django.db.models.functions import RowNumber
 from django.utils import timezone
 
 from infini.visibility import visible
-from scheduler.models import Run, Task
+from scheduler.models import Run, Target, Task
 from scheduler.states import BAD_RUNS, RunState
 
 STRIP = 30
@@ -27,6 +27,15 @@ def runs_wait_since(moment: datetime) -> bool:
     if claimable.filter(state=RunState.QUEUED, created_at__lt=moment).exists():
         return True
     return claimable.filter(state=RunState.RUNNING, leased_until__lt=moment).exists()
+
+
+def server_ids(tasks: list[int]) -> dict[int, list[int]]:
+    """The servers each of these tasks names, by id; one query. A task that names none is left out."""
+    found: dict[int, list[int]] = {}
+    rows = Target.objects.order_by("server").filter(task__in=tasks, server__isnull=False)
+    for task, server in rows.values_list("task", "server"):
+        found.setdefault(task, []).append(server)
+    return found
 
 
 def strips(tasks: list[int], most: int = STRIP) -> dict[int, list[Run]]:

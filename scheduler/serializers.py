@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Manager, QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -11,6 +11,7 @@ from inventory.fields import IdField, NameField
 from inventory.models import Server
 from scheduler import library, planning
 from scheduler.models import Run, SavedCommand, Task
+from scheduler.selectors import server_ids
 from scheduler.states import ResultState, RunState, TaskStatus
 
 
@@ -49,13 +50,37 @@ class ClockField(serializers.TimeField):
         return f"{value:%H:%M:%S}" if value.second else f"{value:%H:%M}"
 
 
+class ServerIdsField(serializers.ManyRelatedField):
+    """The servers a task names: written as any others, read as ids alone."""
+
+    def get_attribute(self, task: Task) -> list[int]:
+        known = getattr(task, "server_ids", None)
+        return server_ids([task.pk]).get(task.pk, []) if known is None else known
+
+    def to_representation(self, ids: list[int]) -> list[int]:
+        return ids
+
+
+class TasksSerializer(serializers.ListSerializer):
+    """Many tasks, their servers found in one query: as model objects these took half of a long list's time."""
+
+    def to_representation(self, tasks: Any) -> list[Any]:
+        listed = list(tasks.all() if isinstance(tasks, Manager) else tasks)
+        ids = server_ids([task.pk for task in listed])
+        for task in listed:
+            task.server_ids = ids.get(task.pk, [])
+        return super().to_representation(listed)
+
+
 class TaskSerializer(serializers.ModelSerializer):
     """Reads carry ``status`` and ``next_run_at``, both derived; writes go through ``scheduler.planning``."""
 
     name = NameField(max_length=100)
     command = CommandField()
     environment = EnvironmentField()
-    server_ids = IdField(queryset=Server.objects.only("name"), source="servers", many=True, required=False)
+    server_ids = ServerIdsField(
+        child_relation=IdField(queryset=Server.objects.only("name")), source="servers", required=False
+    )
     interval_seconds = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=366 * 86400)
     time_of_day = ClockField()
     weekday = serializers.IntegerField(
@@ -69,6 +94,7 @@ class TaskSerializer(serializers.ModelSerializer):
 
     class Meta:
         model = Task
+        list_serializer_class = TasksSerializer
         fields = [
             *("id", "name", "command", "environment", "server_ids", "selector", "account"),
             *Task.SCHEDULE,
@@ -77,11 +103,6 @@ class TaskSerializer(serializers.ModelSerializer):
             *("notify", "long_after_seconds", "status", "last_run_id", "next_run_at", "version", "created_at"),
         ]
         read_only_fields = ["next_run_at", "created_at"]
-
-    def to_representation(self, task: Task) -> dict[str, Any]:
-        shown = super().to_representation(task)
-        shown["server_ids"] = sorted(server.pk for server in task.servers.all())
-        return shown
 
     def validate_name(self, name: str) -> str:
         return _free_name(name, Task.objects.all(), self.instance)

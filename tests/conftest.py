@@ -20,10 +20,12 @@ ALONE = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs alone; the long files come first, so that no worker is left with one when the other has ended."""
     for item in items:
         path = item.path.relative_to(HERE).as_posix()
         if path.startswith(ALONE):
             item.add_marker("alone")
+    items.sort(key=lambda item: not item.path.relative_to(HERE).as_posix().startswith("live/"))
 
 
 @pytest.fixture

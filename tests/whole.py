@@ -12,7 +12,15 @@ from dataclasses import dataclass
 
 NOTHING_COLLECTED = 5
 PARTS = {
-    "two at a time": ("-m", "not benchmark and not alone", "--numprocesses", "2", "--dist", "loadfile"),
+    "two at a time": (
+        "-m",
+        "not benchmark and not alone",
+        "--numprocesses",
+        "2",
+        "--dist",
+        "loadfile",
+        "--no-loadscope-reorder",
+    ),
     "one by one": ("-m", "not benchmark and alone"),
 }
 

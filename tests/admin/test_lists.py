@@ -281,3 +281,21 @@ def test_an_empty_list_says_what_belongs_there(administrator: User, client: Clie
     client.force_login(administrator)
     html = client.get("/admin/inventory/device/").content.decode()
     assert "Accelerators show themselves here" in html
+
+
+def test_a_row_is_escaped_ticked_and_leads_to_its_page(admin: Client, make_server: Callable[..., Server]) -> None:
+    server = make_server("<b>&amp;", host_ip="127.0.0.9")
+    page = admin.get("/admin/inventory/server/?q=amp").content.decode()
+    [row] = re.findall(r'<tr class="data-row.*?</tr>', page)
+    assert "<b>" not in row and "&lt;b&gt;&amp;amp;" in row
+    assert f'name="_selected_action" value="{server.pk}"' in row
+    lead = re.search(r'<th class="cell field-named" data-label="Server"><a href="([^"]+)">', row)
+    assert lead and lead[1].startswith(f"/admin/inventory/server/{server.pk}/")
+    assert '<span class="two-lines"><span>' in row and "<small>127.0.0.9</small>" in row
+
+
+def test_a_list_of_groups_of_yes_and_no_and_of_nothing(admin: Client) -> None:
+    assert "viewer</a>" in admin.get("/admin/auth/group/").content.decode()
+    TrafficRule.objects.create(service=Service.objects.create(name="kept"), sticky=True)
+    assert re.search(r'field-sticky" data-label="[^"]+">Yes<', admin.get("/admin/chat/trafficrule/").content.decode())
+    assert "No brand matches" in admin.get("/admin/inventory/brand/?q=nothing-like-it").content.decode()

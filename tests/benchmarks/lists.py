@@ -44,8 +44,8 @@ NOT_LISTS = ("/api/schema", "/api/docs", "/api/upload", "/api/services/plan", "/
 
 def paths() -> list[str]:
     """The changelist of every model in the admin, every GET of the API that names no object, and ``MORE``."""
-    lists = [reverse(f"admin:{m._meta.app_label}_{m._meta.model_name}_changelist") for m in admin.site._registry]
     answers = [path for path in _plain(get_resolver()) if path.startswith("/api/") and path not in NOT_LISTS]
+    lists = [reverse(f"admin:{m._meta.app_label}_{m._meta.model_name}_changelist") for m in admin.site._registry]
     begin = (timezone.now() - timedelta(hours=SPAN_HOURS)).strftime("%Y-%m-%dT%H:%M:%SZ")
     queries = dict.fromkeys(HISTORIES, "?limit=100") | dict.fromkeys(CHARTS, f"?from={begin}")
     return [*lists, *(path + queries.get(path, "") for path in answers), *MORE]

@@ -1,0 +1,23 @@
+"""The table of a list in the admin."""
+
+from typing import Any
+
+from django import template
+from django.contrib.admin.views.main import ChangeList
+from django.template import Context
+
+from infini.list_rows import rows_html
+
+register = template.Library()
+
+
+@register.inclusion_tag("partials/list_table.html", takes_context=True)
+def list_table(context: Context, cl: ChangeList) -> dict[str, Any]:
+    heads = cl.heads()
+    return {
+        "cl": cl,
+        "result_headers": heads,
+        "num_sorted_fields": sum(1 for head in heads if head["sortable"] and head["sorted"]),
+        "rows": rows_html(cl, heads) if len(cl.result_list) else "",
+        "has_add_permission": cl.model_admin.has_add_permission(context["request"]),
+    }
