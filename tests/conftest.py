@@ -28,6 +28,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.relative_to(HERE).as_posix().startswith("live/"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def admin_pages() -> None:
+    """The admin's registry is filled by the addresses, whichever test comes first."""
+    import infini.urls  # noqa: F401
+
+
 @pytest.fixture
 def make_user(db: None) -> Callable[..., User]:
     def make(role: str | None = None, name: str | None = None) -> User:

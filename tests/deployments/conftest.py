@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.db import transaction
+from django.utils import timezone
 
 from deployments import steps
 from deployments.asking import refresh_now
@@ -13,6 +15,7 @@ from deployments.models import Operation, Service
 from deployments.specs import create_service
 from inventory.devices import record_devices
 from inventory.models import Device, Server
+from inventory.querysets import agent_silence_limit
 from tests.real_agent import RealAgent, wait_until
 
 TOOL = """#!{python}
@@ -89,6 +92,13 @@ def make_service(db: None) -> Callable[..., Service]:
         return create_service(Service(name=name), servers=servers, spec={"command": command, **spec}, by=None)
 
     return make
+
+
+def fall_silent(server: Server) -> None:
+    """End its agent, as if that were longer ago than one waits for an agent that restarts."""
+    server.agent.kill9()
+    long_ago = timezone.now() - agent_silence_limit() - timedelta(seconds=1)
+    Server.objects.filter(pk=server.pk, agent_seen_at__isnull=False).update(agent_seen_at=long_ago)
 
 
 def turn(operation: Operation, seconds: float = 20) -> Operation:

@@ -15,7 +15,7 @@ from deployments.phases import OperationKind, OperationState
 from deployments.reconcile import braked, reconcile
 from infini.models import User
 from inventory.models import Server
-from tests.deployments.conftest import status_of, turn
+from tests.deployments.conftest import fall_silent, status_of, turn
 from tests.real_agent import is_running, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -75,7 +75,7 @@ def test_a_stop_that_never_reached_its_server_is_made_when_the_server_is_back(
     service = make_service("sleep 300", server)
     turn(lifecycle.deploy(service, by=None))
     pid = Instance.objects.get().pid
-    server.agent.kill9()
+    fall_silent(server)
     assert turn(lifecycle.stop(service, by=None)).state == OperationState.FAILED
     assert is_running(pid)
 

@@ -13,8 +13,7 @@ from deployments.asking import refresh_now
 from deployments.models import Instance, Operation, Service
 from infini.models import Lease
 from inventory.models import Server
-from inventory.querysets import agent_silence_limit
-from tests.deployments.conftest import status_of, turn
+from tests.deployments.conftest import fall_silent, status_of, turn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Make = Callable[..., Service]
@@ -87,8 +86,7 @@ def test_an_agent_that_restarts_costs_no_click_and_a_silent_one_is_said(server: 
     server.agent.start()
     assert turn(stop).state == "done" and stop.results.get().reason == "Stopped on request."
 
-    server.agent.kill9()
-    Server.objects.update(agent_seen_at=timezone.now() - agent_silence_limit() - timedelta(seconds=1))
+    fall_silent(server)
     deploy = lifecycle.deploy(service, by=None)
     steps.advance(deploy.pk)
     deploy.refresh_from_db()

@@ -16,7 +16,7 @@ from deployments.specs import change_service
 from deployments.upstreams import upstreams_of
 from infini.models import Alert, Event
 from inventory.models import Server
-from tests.deployments.conftest import status_of, turn
+from tests.deployments.conftest import fall_silent, status_of, turn
 from tests.real_agent import is_running, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -228,7 +228,7 @@ def test_a_server_that_falls_silent_in_between_keeps_the_old_one(server: Server,
     [old] = rows().values()
     operation = revise(service, "sleep 300 # two")
     rollout.take_turns(Operation.objects.select_related("service", "revision").get(pk=operation.pk))
-    server.agent.kill9()
+    fall_silent(server)
 
     failed = turn(operation)
     turn(Operation.objects.filter(kind="roll_back").get())
@@ -269,7 +269,7 @@ def test_an_old_one_that_cannot_be_ended_does_not_send_the_new_one_back(
     settings.DRAIN_SECONDS = 0.5
     until_beside(operation)
     wait_until(lambda: refresh_now() or steps.advance(operation.pk) or Instance.objects.filter(wanted="gone").exists())
-    server.agent.kill9()
+    fall_silent(server)
 
     assert turn(operation).state == OperationState.FAILED
     assert not Operation.objects.filter(kind="roll_back").exists()

@@ -18,7 +18,7 @@ from deployments.specs import change_service
 from infini.errors import Conflict
 from infini.models import Alert, Event
 from inventory.models import Server
-from tests.deployments.conftest import status_of, turn
+from tests.deployments.conftest import fall_silent, status_of, turn
 from tests.real_agent import is_running, wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -155,7 +155,7 @@ def test_a_deployment_that_fails_is_bad_and_an_unreached_server_is_no_verdict(
     service = make_service("exit 3", server)
     deploy(service)
     assert outcomes(service) == {1: "bad"} and "code 3" in service.revisions.get().outcome_reason
-    server.agent.kill9()
+    fall_silent(server)
     deploy(service, "sleep 300")
     assert outcomes(service)[2] == ""
 

@@ -141,23 +141,3 @@ def logged_in(site: RealSite) -> requests.Session:
     answer = browser.post(login, data=form | {"csrfmiddlewaretoken": token}, headers={"Referer": login}, timeout=10)
     assert answer.status_code == 200 and "/admin/login" not in answer.url
     return browser
-
-
-def test_instances_outlive_the_site_and_are_found_again(new_site: Callable[..., RealSite]) -> None:
-    site = new_site()
-    site.start()
-    local = site.json("GET", "/api/servers")[0]
-    body = {"name": "stays", "server_ids": [local["id"]], "deploy_command": "sleep 1000"}
-    service = settled(site, site.json("POST", "/api/services", json=body)["id"])
-    pid = service["instances"][0]["pid"]
-
-    assert site.interrupt() < 5
-    assert is_running(pid)
-    assert "make down" in site.output
-
-    site.start()
-    again = settled(site, service["id"])
-    assert (again["deploy_status"], again["instances"][0]["pid"]) == ("deployed", pid)
-
-    site.stop()
-    assert not is_running(pid)
