@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from django.contrib import admin
+from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -109,3 +111,21 @@ def test_booleans_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("INFINI_X", "2")
     with pytest.raises(ImproperlyConfigured):
         env.env_bool("INFINI_X")
+
+
+def test_checks_find_nothing_with_every_page_registered(admin_pages: None) -> None:
+    assert len(admin.site._registry) > 20
+    assert run_checks() == []
+
+
+def test_who_shows_no_pages_does_not_load_them(tmp_path: Path) -> None:
+    """Worker and monitor are a third smaller for it."""
+    code = "import django, sys; django.setup(); import deployments.tasks, deployments.monitor, scheduler.tasks; "
+    code += "print(sorted({'unfold.admin', 'infini.urls', 'infini.admin_base'} & set(sys.modules)))"
+    env = {
+        "INFINI_DATA_DIR": str(tmp_path / "data"),
+        "PATH": "/usr/bin:/bin",
+        "DJANGO_SETTINGS_MODULE": "infini.settings",
+    }
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
