@@ -38,11 +38,13 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
 )
 
 from infini import extras, records, tabs, visibility
 from infini.admin_csv import CsvAdmin
 from infini.admin_forms import BaseForm
+from infini.admin_lists import OwnListsAdmin
 from infini.admin_verbs import Verb, VerbsAdmin, ask_first, do, list_url, names_of
 from infini.confirmation import typed_name
 from infini.display import ABSENT
@@ -69,6 +71,7 @@ __all__ = [
     "UnfoldAdminSelect2MultipleWidget",
     "UnfoldAdminSelectWidget",
     "UnfoldAdminTextInputWidget",
+    "UnfoldBooleanSwitchWidget",
     "UserChangeForm",
     "UserCreationForm",
     "display",
@@ -205,7 +208,7 @@ class PageChangeList(ChangeList):
         return super().url_for_result(result)
 
 
-class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
+class BaseAdmin(OwnListsAdmin, CsvAdmin, VerbsAdmin, ModelAdmin):
     """Lists and pages alike; writes nothing by itself."""
 
     list_per_page = 50

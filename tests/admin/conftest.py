@@ -80,9 +80,9 @@ def run_instances(service: Service, phase: str = Phase.RUNNING, *, ready: bool =
     return operation
 
 
-def count_queries(client: Client, url: str) -> int:
+def count_queries(client: Client, url: str, **headers: str) -> int:
     with CaptureQueriesContext(connection) as queries:
-        response = client.get(url)
+        response = client.get(url, **headers)  # type: ignore[arg-type]
     assert response.status_code == 200, url
     return len(queries)
 
