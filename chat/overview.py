@@ -1,14 +1,19 @@
 """What the gateway adds to the overview: how much is asked now, and how much it was."""
 
+from django.db.models import F
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
+from chat.models import UsageDay
 from chat.usage import SEE_ALL
 from chat.usage_history import rate_now
+from deployments.models import Service
+from deployments.phases import Wanted
 from infini.charts import Chart, HistoryCard
-from infini.dashboard import Section, Tile
+from infini.dashboard import Section, Step, Tile
 from infini.display import BUSY, QUIET
+from infini.visibility import visible
 
 
 def overview(request: HttpRequest) -> Section:
@@ -27,7 +32,20 @@ def overview(request: HttpRequest) -> Section:
         source=_("gateway, last request") if rate.last_at else _("gateway, no request yet"),
         at=rate.last_at,
     )
-    return Section(tiles=[tile], charts=[usage_card(own)])
+    return Section(tiles=[tile], steps=[_step(request)], charts=[usage_card(own)])
+
+
+def _step(request: HttpRequest) -> Step:
+    """The guide's last: somebody was answered, here or over the gateway."""
+    ready = Service.objects.filter(placements__instances__ready=True, placements__instances__wanted=Wanted.RUNNING)
+    service = visible(ready.order_by("-pk"), request.user).values_list("pk", flat=True).first()
+    return Step(
+        _("Talk to it"),
+        _("Once an instance is ready, its page has a chat."),
+        reverse("chat_page", args=[service]) if service else None,
+        _("Chat"),
+        UsageDay.objects.filter(requests__gt=F("failed") + F("cancelled")).exists(),
+    )
 
 
 def usage_card(own: bool, *, service_id: int | None = None) -> HistoryCard:

@@ -26,7 +26,7 @@ from deployments.shown import (
 )
 from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
-from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_or_none
+from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip
 from infini.said import said
 from infini.visibility import visible
 
@@ -152,7 +152,6 @@ def reason_of(service: Any) -> str:
 def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:
     placed = "placements__instances__"
     running = Service.objects.filter(**{f"{placed}ready": True, f"{placed}wanted": Wanted.RUNNING})
-    ready = visible(running, request.user).first()
     may_add = request.user.has_perm("deployments.add_service")
     return [
         Step(
@@ -160,13 +159,6 @@ def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:
             _("Choose servers and the command that starts the model server there."),
             reverse("admin:deployments_service_add") if may_add else None,
             _("Add service"),
-            ready is not None,
-        ),
-        Step(
-            _("Talk to it"),
-            _("Once an instance is ready, its page has a chat."),
-            url_or_none("chat_page", ready.pk) if ready else None,
-            _("Chat"),
-            False,  # not known here; the guide ends with the step before
+            visible(running, request.user).exists(),
         ),
     ]

@@ -1,4 +1,4 @@
-"""What people decide about themselves: the language they read and the time zone they live in."""
+"""What people decide about themselves: the language they read, the time zone they live in, how close rows stand."""
 
 import zoneinfo
 from functools import lru_cache
@@ -28,8 +28,11 @@ def zone_or_utc(name: str) -> zoneinfo.ZoneInfo:
         return UTC
 
 
-def set_preferences(user: User, *, language: str, time_zone: str) -> None:
-    """Empty: the browser's language, UTC. Raises Invalid for a language or zone there is not."""
+def set_preferences(user: User, *, language: str, time_zone: str, compact_lists: bool = False) -> None:
+    """Empty: the browser's language, UTC. ``compact_lists``: rows of lists stand closer.
+
+    Raises Invalid for a language or zone there is not.
+    """
     if language and language not in dict(settings.LANGUAGES):
         raise Invalid(_("There is no such language."), fields={"language": [_("Choose one of the list.")]})
     if time_zone and time_zone not in time_zones():
@@ -38,9 +41,11 @@ def set_preferences(user: User, *, language: str, time_zone: str) -> None:
             fields={"time_zone": [_("Choose one, such as Asia/Shanghai.")]},
         )
     before = User.objects.get(pk=user.pk)
-    user.language, user.time_zone = language, time_zone
-    changes = events.difference(before, user, {"language", "time_zone"})
+    chosen = {"language": language, "time_zone": time_zone, "compact_lists": compact_lists}
+    for name, value in chosen.items():
+        setattr(user, name, value)
+    changes = events.difference(before, user, set(chosen))
     if changes:
         with transaction.atomic():
-            User.objects.filter(pk=user.pk).update(language=language, time_zone=time_zone)
+            User.objects.filter(pk=user.pk).update(**chosen)
             events.record("user.changed", user, by=user, data=changes)

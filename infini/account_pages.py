@@ -1,4 +1,4 @@
-"""``/admin/account/``: one's own language and time zone, two-step login, and where one is logged in."""
+"""``/admin/account/``: one's own language, time zone and rows, two-step login, and where one is logged in."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy, ngettext
 from django.views.decorators.http import require_POST, require_safe
 
 from infini import account, logins, two_step
-from infini.admin_base import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+from infini.admin_base import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 from infini.confirmation import Question, ask, is_confirmed
 from infini.errors import InfiniError
 from infini.visibility import limits_of
@@ -36,6 +36,9 @@ class PreferencesForm(forms.Form):
         required=False,
         widget=UnfoldAdminTextInputWidget({"list": "time-zones", "placeholder": "UTC", "autocomplete": "off"}),
         help_text=gettext_lazy("Times on all pages are shown in it. Empty: UTC."),
+    )
+    compact_lists = forms.BooleanField(
+        label=gettext_lazy("Compact rows in lists"), required=False, widget=UnfoldBooleanSwitchWidget
     )
 
 
@@ -61,7 +64,7 @@ def account_page(request: HttpRequest) -> HttpResponse:
     context = {
         **admin.site.each_context(request),
         "title": _("Your account"),
-        "form": PreferencesForm(initial={"language": user.language, "time_zone": user.time_zone}),
+        "form": PreferencesForm(initial={name: getattr(user, name) for name in PreferencesForm.base_fields}),
         "zones": account.time_zones(),
         "two_step_on": bool(user.totp_secret),
         "codes_left": len(user.recovery_digests),
@@ -81,7 +84,7 @@ def account_page(request: HttpRequest) -> HttpResponse:
 def set_preferences(request: HttpRequest) -> HttpResponse:
     user: Any = request.user
     language, zone = (request.POST.get(name, "").strip() for name in ("language", "time_zone"))
-    account.set_preferences(user, language=language, time_zone=zone)
+    account.set_preferences(user, language=language, time_zone=zone, compact_lists="compact_lists" in request.POST)
     messages.success(request, _("Saved."))
     return redirect("account")
 

@@ -39,11 +39,13 @@ from unfold.widgets import (
     UnfoldAdminSelectWidget,
     UnfoldAdminTextareaWidget,
     UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
 )
 
 from infini import extras, records, tabs, visibility
 from infini.admin_csv import CsvAdmin
 from infini.admin_forms import BaseForm
+from infini.admin_lists import OwnListsAdmin
 from infini.admin_verbs import Verb, VerbsAdmin, ask_first, do, list_url, names_of
 from infini.confirmation import typed_name
 from infini.display import ABSENT
@@ -70,6 +72,7 @@ __all__ = [
     "UnfoldAdminSelect2MultipleWidget",
     "UnfoldAdminSelectWidget",
     "UnfoldAdminTextInputWidget",
+    "UnfoldBooleanSwitchWidget",
     "UserChangeForm",
     "UserCreationForm",
     "display",
@@ -210,7 +213,7 @@ class PageChangeList(ChangeList):
         return super().url_for_result(result)
 
 
-class BaseAdmin(CsvAdmin, VerbsAdmin, ModelAdmin):
+class BaseAdmin(OwnListsAdmin, CsvAdmin, VerbsAdmin, ModelAdmin):
     """Lists and pages alike; writes nothing by itself."""
 
     list_per_page = 50

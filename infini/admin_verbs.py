@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from django.contrib import messages
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from infini import extras, tabs
@@ -178,23 +180,38 @@ def do(request: HttpRequest, verb: Verb, rows: Sequence[Model]) -> bool:
     rows = _whole(rows)
     refused: list[str] = []
     done: list[Model] = []
+    made: list[Any] = []
     if verb.run_all:
         verb.run_all(rows, by=by)
         done = list(rows)
     for row in rows if verb.run else ():
         try:
             force = {"force": FORCE in request.POST} if verb.forceable else {}
-            verb.run(row, by=by, **force)  # type: ignore[misc]
+            made.append(verb.run(row, by=by, **force))  # type: ignore[misc]
             done.append(row)
         except InfiniError as error:
             refused.append(said(error.message) if len(rows) == 1 else f"{row}: {said(error.message)}")
     if done:
-        messages.success(request, verb.done(done))
+        new = [] if verb.away else [one for one in made if isinstance(one, Model) and one not in rows]
+        messages.success(request, with_link(request, verb.done(done), new))
     for sentence in refused[:NAMES_SHOWN]:
         messages.error(request, sentence)
     if len(refused) > NAMES_SHOWN:
         messages.error(request, _("%(n)d more were refused.") % {"n": len(refused) - NAMES_SHOWN})
     return not refused
+
+
+def with_link(request: HttpRequest, sentence: str, made: Sequence[Model]) -> str:
+    """``sentence``, and where to find what was ``made``, all of one kind: its page, or the list of these."""
+    listed: Any = admin.site._registry.get(type(made[0])) if made else None
+    if not getattr(listed, "page_template", None) or not listed.has_view_permission(request):
+        return sentence
+    if len(made) == 1:
+        url, name = listed.page_url(made[0]), str(made[0])
+    else:
+        ids = ",".join(str(row.pk) for row in made)
+        url, name = f"{list_url(listed)}?id__in={ids}", capfirst(str(listed.opts.verbose_name_plural))
+    return format_html('{} <a class="link" href="{}">{}</a>', sentence, url, name)
 
 
 def _whole(rows: Sequence[Model]) -> list[Model]:

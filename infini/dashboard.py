@@ -87,7 +87,8 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "tiles": [tile for section in sections for tile in section.tiles],
         "problems": problems,
         "steps": steps,
-        "steps_open": any(not step.done for step in steps[:-1]),  # the last one opens what the others led to
+        "next_step": next((step for step in steps if not step.done), None),
+        "steps_open": bool(steps) and not steps[-1].done,  # who got there has been through the others
         "parts": [part for section in sections for part in section.parts],
         "charts": [chart for section in sections for chart in section.charts],
         "events": events,

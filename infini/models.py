@@ -17,11 +17,14 @@ class User(AbstractUser):
     """A person who logs in; rights come from the groups viewer, operator and administrator.
 
     With a ``totp_secret`` a login takes a second step; ``totp_step`` is the last 30 s step whose code was used, so
-    that none is used twice. Of recovery codes only digests are kept.
+    that none is used twice. Of recovery codes only digests are kept. ``hidden_columns`` names, by the label of a list's
+    model, the columns its reader does without.
     """
 
     language = models.CharField(_("language"), max_length=10, blank=True, choices=settings.LANGUAGES)
     time_zone = models.CharField(_("time zone"), max_length=50, blank=True, help_text=_("For example Asia/Shanghai."))
+    compact_lists = models.BooleanField(_("compact rows"), default=False)
+    hidden_columns = models.JSONField(default=dict, editable=False)
     totp_secret = EncryptedTextField(blank=True, default="", editable=False)
     totp_step = models.PositiveBigIntegerField(default=0, editable=False)
     recovery_digests = models.JSONField(default=list, editable=False)
@@ -29,6 +32,28 @@ class User(AbstractUser):
     class Meta(AbstractUser.Meta):
         verbose_name = _("user")  # type: ignore[assignment]
         verbose_name_plural = _("users")  # type: ignore[assignment]
+
+
+class SavedList(models.Model):
+    """A list as somebody filtered and sorted it: a tab above the list, his own or ``shared`` with all who see it.
+
+    ``page`` is the label of the list's model, ``query`` what stands behind the ``?`` of its address.
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="saved_lists")
+    page = models.CharField(max_length=60)
+    name = models.CharField(_("name"), max_length=40)
+    query = models.CharField(max_length=1000)
+    shared = models.BooleanField(_("shared"), default=False)
+
+    class Meta:
+        verbose_name = _("saved filter")
+        verbose_name_plural = _("saved filters")
+        ordering = ["page", "name", "pk"]
+        constraints = [models.UniqueConstraint("user", "page", Lower("name"), name="savedlist_name_unique")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Versioned(models.Model):

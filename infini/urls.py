@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
-from infini import account_pages, alert_api, finding, key_api, login_views, views
+from infini import account_pages, alert_api, finding, key_api, list_pages, login_views, views
 from infini.api import either_slash
 
 admin.autodiscover()
@@ -36,6 +36,10 @@ urlpatterns = [
     path("admin/account/two-step/on/", account_pages.turn_on_two_step, name="account-two-step-on"),
     path("admin/account/two-step/off/", account_pages.turn_off_two_step, name="account-two-step-off"),
     path("admin/account/sessions/end/", account_pages.end_sessions, name="account-sessions-end"),
+    path("admin/lists/save/", list_pages.save_list, name="list-save"),
+    path("admin/lists/columns/", list_pages.set_columns, name="list-columns"),
+    path("admin/lists/<int:pk>/change/", list_pages.change_list, name="list-change"),
+    path("admin/lists/<int:pk>/remove/", list_pages.remove_list, name="list-remove"),
     path("admin/", admin.site.urls),
 ]
 

@@ -91,9 +91,17 @@ def _steps(request: HttpRequest, counts: dict[str, int]) -> list[Step]:
         ),
         Step(
             _("Its agent reports"),
-            _("Choose Install agent on its page; its first report comes within seconds."),
-            reverse("admin:inventory_server_changelist"),
-            _("Servers"),
+            _("It is installed over SSH, once you have confirmed the server's host key; it reports within seconds."),
+            _install_url(request) if counts["total"] and not counts["agents"] else None,
+            _("Install agent"),
             counts["agents"] > 0,
         ),
     ]
+
+
+def _install_url(request: HttpRequest) -> str | None:
+    """For who may; with the server that was added last."""
+    newest = visible(Server.objects.order_by("-pk"), request.user).values_list("pk", flat=True).first()
+    if newest is None or not request.user.has_perm("inventory.install_agent"):
+        return None
+    return f"{reverse('admin:inventory_server_install')}?ids={newest}"

@@ -214,9 +214,12 @@ def _name_targets(task: Task) -> None:
 
 
 def preview(task: Task, named: Sequence[int], *, by: events.Actor, count: int = 5) -> Mapping[str, Any]:
-    """What an unsaved task would do: its next fires and the servers it reaches; raises Invalid as saving would."""
+    """What an unsaved task would do: its next fires, the servers it reaches, the terms that fit none; raises Invalid as
+    saving would.
+    """
     settle(task, named=named)
     refuse_wide_selector(task.selector, by=by)
     task.anchor_at = timezone.now()
     upcoming = task.schedule().upcoming(timezone.now(), count)
-    return {"next": upcoming, "aims": targets.aims(named, task.selector, task.account)}
+    aims = targets.aims(named, task.selector, task.account)
+    return {"next": upcoming, "aims": aims, "idle_terms": targets.idle_terms(task.selector, by=by)}

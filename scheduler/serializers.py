@@ -178,6 +178,9 @@ class RunPreviewSerializer(serializers.Serializer):
 class PreviewSerializer(serializers.Serializer):
     next = serializers.ListField(child=serializers.DateTimeField())
     targets = AimSerializer(many=True, source="aims")
+    idle_terms = serializers.ListField(
+        child=serializers.CharField(), help_text="Terms of the selector that fit no server, each for itself."
+    )
 
 
 class RunBegunSerializer(serializers.Serializer):

@@ -35,7 +35,7 @@ from deployments.shown import (
 )
 from deployments.specs import change_service, create_service
 from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDropdownFilter, display
-from infini.admin_verbs import Verb, names_of
+from infini.admin_verbs import Verb, names_of, with_link
 from infini.confirmation import typed_name
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, ago, link, links, url_or_none
@@ -223,8 +223,8 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
         """Together with what was saved: when it cannot begin, nothing is stored and the form says why."""
         if not DEPLOY.allowed(request.user):
             raise PermissionDenied(DEPLOY_PERMISSION)
-        lifecycle.deploy(service, by=request.user)  # type: ignore[arg-type]
-        messages.success(request, DEPLOY.done([service]))
+        operation = lifecycle.deploy(service, by=request.user)  # type: ignore[arg-type]
+        messages.success(request, with_link(request, DEPLOY.done([service]), [operation]))
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
         context["may_deploy"] = DEPLOY.allowed(request.user)

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PageChangeList, PagedAdmin, RecordAdmin, display
@@ -225,7 +225,7 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
     def named(self, task: Task) -> list[str]:
         return [task.name, schedule_text(task)]
 
-    @display(description=_("Next"), ordering="next_run_at")
+    @display(description=pgettext_lazy("task", "Next"), ordering="next_run_at")
     def next_shown(self, task: Task) -> str:
         return moment_text(task, task.next_run_at) if task.enabled else gettext("off")
 

@@ -11,7 +11,7 @@
   const CLICKED = "a:not([href])[x-on\\:click], span[x-on\\:click], div.cursor-pointer[x-on\\:click]";
 
   function quietIcons(root) {
-    for (const icon of root.querySelectorAll(".material-symbols-outlined:not([aria-hidden])")) {
+    for (const icon of root.querySelectorAll(".material-symbols-outlined:not([aria-hidden], button)")) {
       if (!icon.matches("[x-on\\:click]")) icon.setAttribute("aria-hidden", "true");
     }
   }

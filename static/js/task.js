@@ -94,20 +94,36 @@
     const aims = answer.targets || [];
     parts.push(element("h4", aims.length ? words.targets.replace("%s", aims.length) : words.nobody));
     if (aims.length) parts.push(list(aims.map((aim) => aimLine(aim, words)), "preview-targets"));
+    const idle = answer.idle_terms || [];
+    if (idle.length) parts.push(element("p", words.idle.replace("%s", idle.join(", ")), "obstacle"));
     box.replaceChildren(...parts);
+  }
+
+  function labelOf(name) {
+    const label = document.querySelector(`label[for="id_${name === "server_ids" ? "on_servers" : name}"]`);
+    return label ? label.textContent.trim().replace(/\*$/, "") : "";
   }
 
   function showWrong(box, error) {
     const labels = Object.entries(error.fields || { "": [error.message] });
-    const said = labels.map(([name, texts]) => {
-      const label = document.querySelector(`label[for="id_${name === "server_ids" ? "on_servers" : name}"]`);
-      return element("li", `${label ? `${label.textContent.trim().replace(/\*$/, "")}: ` : ""}${texts.join(" ")}`);
-    });
+    const said = labels.map(([name, texts]) => element("li", [labelOf(name), texts.join(" ")].filter(Boolean).join(": ")));
     box.replaceChildren(element("h4", box.dataset.wrong), list(said));
   }
 
-  async function ask(box) {
+  /* What has to be written before there is anything to tell; the moment of a task that runs once is not needed for it. */
+  function lacking() {
+    const names = ["command", ...(NEEDS[schedule()] || [])].filter((name) => name !== "run_at" && !field(name)?.value.trim());
+    const aimed = field("on_servers").selectedOptions.length || field("selector")?.value.trim();
+    return aimed ? names : [...names, "on_servers"];
+  }
+
+  async function ask(box, pressed = false) {
     const number = (asked += 1);
+    const names = lacking();
+    if (names.length) {
+      box.hidden = !pressed;
+      return box.replaceChildren(element("h4", box.dataset.wrong), list(names.map((name) => element("li", labelOf(name)))));
+    }
     const body = draft();
     const zone = body.timezone;
     if (body.schedule_type === "once") {
@@ -124,7 +140,7 @@
       const said = await answer.json();
       if (number !== asked) return;
       box.hidden = false;
-      if (answer.ok) show(box, schedule() === "once" ? { targets: said.targets } : said, zone);
+      if (answer.ok) show(box, schedule() === "once" ? { ...said, next: null } : said, zone);
       else showWrong(box, said.error);
     } catch (problem) {
       console.warn("no preview:", problem.message);
@@ -154,7 +170,7 @@
     showNeeded();
     const dry = element("button", box.dataset.dry, "btn");
     dry.type = "button";
-    dry.addEventListener("click", () => ask(box));
+    dry.addEventListener("click", () => ask(box, true));
     box.insertAdjacentElement("afterend", dry);
     for (const kind of ["input", "change"]) {
       form.addEventListener(kind, () => {

@@ -10,6 +10,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+import infini.urls  # noqa: F401  (with it the admin registers its pages)
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.phases import OperationState, Phase, ResultState
 from deployments.specs import create_service
@@ -80,9 +81,9 @@ def run_instances(service: Service, phase: str = Phase.RUNNING, *, ready: bool =
     return operation
 
 
-def count_queries(client: Client, url: str) -> int:
+def count_queries(client: Client, url: str, **headers: str) -> int:
     with CaptureQueriesContext(connection) as queries:
-        response = client.get(url)
+        response = client.get(url, **headers)  # type: ignore[arg-type]
     assert response.status_code == 200, url
     return len(queries)
 

@@ -1,6 +1,7 @@
 """Verbs: only by POST, only by whom they are for, their refusals as messages."""
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,6 +65,21 @@ def test_deploy_from_the_page(operating: Client, operator: User, make_service: C
     assert response.redirect_chain == [(page(service), 302)]
     assert "Deploying: svc." in messages_of(response)
     assert Operation.objects.get(service=service).by == operator
+
+
+def test_what_was_done_leads_to_what_it_made(operating: Client, make_service: Callable[..., Service]) -> None:
+    one, two = make_service("one"), make_service("two")
+    html = operating.post(f"{page(one)}do/deploy/", follow=True).content.decode()
+    made = Operation.objects.get()
+    link = f'Deploying: one. <a class="link" href="/admin/deployments/operation/{made.pk}/">Deploy #{made.pk}</a>'
+    assert link in html
+    Operation.objects.update(state="done")
+    chosen = {"action": "deploy", ACTION_CHECKBOX_NAME: [one.pk, two.pk]}
+    html = operating.post(SERVICES, chosen, follow=True).content.decode()
+    newest = [row.pk for row in Operation.objects.order_by("-pk")[:2]]
+    [url] = re.findall(r'<a class="link" href="([^"]*id__in[^"]*)">Operations</a>', html)
+    rows = operating.get(url).context["cl"].result_list
+    assert [row.pk for row in rows] == newest
 
 
 def test_stop_is_confirmed_first(operating: Client, make_service: Callable[..., Service]) -> None:

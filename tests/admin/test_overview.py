@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from chat.models import Usage
+from chat.models import Usage, UsageDay
 from deployments.models import DeviceClaim, Instance
 from deployments.phases import Phase
 from infini import events
@@ -142,3 +142,32 @@ def test_what_needs_somebody_says_since_when(
     lines = re.findall(r"<li>.*?</li>", response.content.decode().split('class="problems"')[1], re.DOTALL)[:5]
     assert all("<time " in line and 'class="btn" href=' in line for line in lines)
     assert "gone is silent since " in lines[0]
+
+
+def guide(browser: Client) -> list[tuple[bool, bool]]:
+    """Of each step whether it is done and whether it has the button; empty once the guide is gone."""
+    context = browser.get("/admin/").context
+    if not context["steps_open"]:
+        return []
+    return [(step.done, step is context["next_step"] and bool(step.url)) for step in context["steps"]]
+
+
+def test_facts_tick_the_guide_until_somebody_was_answered(
+    admin: Client, viewing: Client, make_server: Callable[..., Server], make_service: Callable
+) -> None:
+    assert guide(admin) == [(False, True), (False, False), (False, False), (False, False)]
+    assert guide(viewing) == [(False, False)] * 4  # who may add none is told what it waits for
+    server = make_server("one", agent_seen_at=None)
+    assert guide(admin) == [(True, False), (False, True), (False, False), (False, False)]
+    assert admin.get(admin.get("/admin/").context["next_step"].url).context["lines"][0].server == server
+    Server.objects.update(agent_seen_at=timezone.now())
+    assert guide(admin) == [(True, False), (True, False), (False, True), (False, False)]
+    run_instances(make_service("svc", server))
+    assert guide(viewing) == [(True, False), (True, False), (True, False), (False, True)]
+
+    refused = UsageDay.objects.create(day=timezone.now(), requests=1, failed=1)
+    assert guide(viewing)
+    UsageDay.objects.filter(pk=refused.pk).update(requests=2)
+    assert guide(viewing) == []
+    Instance.objects.update(ready=False)
+    assert guide(admin) == []  # a service that stops makes nobody a beginner again

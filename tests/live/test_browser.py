@@ -156,6 +156,24 @@ def test_a_failing_service_says_why(page: "Page", site: RealSite) -> None:  # no
     site.request("DELETE", f"/api/services/{made['id']}")
 
 
+def test_errors_stay_three_at_a_time(page: "Page", site: RealSite) -> None:  # noqa: F821
+    mark = f"idle-{uuid.uuid4().hex[:6]}"
+    made = [site.json("POST", "/api/services", json={"name": f"{mark}-{n}"})["id"] for n in range(4)]
+    page.goto(f"{site.url}/admin/deployments/service/?q={mark}")
+    page.locator("#action-toggle").check(force=True)
+    page.select_option("#changelist-actions select[name=action]", "deploy")
+    page.get_by_role("button", name="Run", exact=True).click()
+    told = page.locator(".notices-float > li", has_text="has no deploy command yet")
+    told.nth(2).wait_for()
+    assert told.count() == 3 and page.locator(".notices-more").inner_text() == "1 more"
+    told.first.get_by_role("button", name="Close").click()
+    assert told.count() == 3 and page.locator(".notices-more").count() == 0
+    page.wait_for_timeout(5200)
+    assert told.count() == 3, "errors stay until they are closed"
+    for service in made:
+        site.request("DELETE", f"/api/services/{service}")
+
+
 def test_keyboard_reaches_content_and_phone_does_not_scroll_sideways(page: "Page", site: RealSite) -> None:  # noqa: F821
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")

@@ -184,6 +184,32 @@ def test_cards_beside_each_other(reader: Reader) -> None:
     )
 
 
+def test_a_filter_becomes_a_tab_and_columns_are_chosen(reader: Reader) -> None:
+    name, page = f"mine-{uuid.uuid4().hex[:4]}", reader.page
+    reader.go("inventory/card/?q=H100")
+    rows = page.locator("tr.data-row").count()
+    page.locator(".list-tabs summary", has_text=reader.said("Save as tab")).click()
+    page.get_by_label(reader.said("Name"), exact=True).fill(name)
+    reader.button("Save").click()
+    tab = page.get_by_role("navigation", name=reader.said("Saved filters")).get_by_role("link", name=name, exact=True)
+    tab.wait_for()
+    reader.go("inventory/card/")
+    tab.click()
+    page.wait_for_url("**/inventory/card/?q=H100")
+    assert page.locator("tr.data-row").count() == rows and tab.get_attribute("aria-current") == "page"
+    page.locator(".list-tabs summary").click()
+    reader.button("Remove").click()
+    assert is_focused(reader.button("Cancel", reader.dialog))
+    reader.button("Remove", reader.dialog).click()
+    tab.wait_for(state="detached")
+
+    for shown in (False, True):
+        page.locator(".columns-menu summary").click()
+        page.locator(".columns-menu").get_by_label(reader.said("Source"), exact=True).set_checked(shown)
+        reader.button("Show these").click()
+        page.locator("#result_list .column-source").wait_for(state="visible" if shown else "hidden")
+
+
 def test_deploy_with_a_plan_and_roll_back(reader: Reader) -> None:
     name, site = f"way-{uuid.uuid4().hex[:6]}", reader.site
     reader.go("deployments/service/add/")

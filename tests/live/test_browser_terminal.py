@@ -124,6 +124,16 @@ def test_a_shell_in_the_browser(
     with page.expect_download() as given:
         page.get_by_role("button", name="up.bin").click()
     assert Path(given.value.path()).read_bytes() == data
+    # What is there is not lost without a question, in the site's own dialog.
+    given_file.write_bytes(b"newer")
+    replace = page.get_by_role("dialog", name="up.bin exists already. Replace it?")
+    page.locator("#files-upload").set_input_files(given_file)
+    replace.get_by_role("button", name="Cancel").click()
+    page.locator("#files-upload").set_input_files(given_file)
+    photograph(page, "replace")
+    assert (tmp_path / "up.bin").read_bytes() == data
+    replace.get_by_role("button", name="Replace").click()
+    wait_until(lambda: (tmp_path / "up.bin").read_bytes() == b"newer", 10, "it is replaced")
     page.get_by_role("button", name="Close", exact=True).last.click()
 
     # Its end is told with the exit status.

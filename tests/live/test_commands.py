@@ -127,8 +127,12 @@ def test_from_new_task_to_grouped_results(site: RealSite, browser: Any, tmp_path
     page.get_by_role("navigation").get_by_role("link", name="Tasks", exact=True).click()
     page.goto(f"{site.url}/admin/scheduler/task/add/")
     name = f"seen-{uuid.uuid4().hex[:6]}"
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/tasks/preview" in request.url else None)
     page.fill("#id_name", name)
-    page.fill("#id_selector", "fleet=yes")
+    page.get_by_role("button", name="Dry run").click()
+    page.locator("#task-preview", has_text="Not yet:").get_by_text("Command", exact=True).wait_for()
+    page.fill("#id_selector", "fleet=yes, rack=z9")
     page.select_option("#id_schedule_type", "cron", force=True)
     page.fill("#id_cron", "0 0 30 2 *")
     page.fill(
@@ -137,9 +141,12 @@ def test_from_new_task_to_grouped_results(site: RealSite, browser: Any, tmp_path
         f"if [ $n = 2 ]; then echo 'No space left' >&2; exit 1; fi; if [ $n = 3 ]; then echo odd; fi; echo done",
     )
     page.locator("#task-preview", has_text="never comes true").wait_for()
+    assert len(asked) == 1, "nothing is asked before there is something to tell"
     assert page.input_value("#id_timezone") == "Asia/Shanghai"
     assert page.locator("#id_time_of_day").is_hidden()
     page.fill("#id_cron", "0 3 * * *")
+    page.locator("#task-preview .obstacle", has_text="Fits no server: rack=z9").wait_for()
+    page.fill("#id_selector", "fleet=yes")
     page.locator("#task-preview", has_text="Would run on 6 servers").wait_for()
     assert page.locator("#task-preview li", has_text="3:00:00").count() == 5
     page.get_by_role("button", name="Save", exact=True).click()

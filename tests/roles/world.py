@@ -12,7 +12,7 @@ from deployments.models import DeviceClaim, Instance, Operation, OperationResult
 from deployments.phases import OperationState, Phase
 from deployments.specs import create_service
 from infini import alerts, events, keys
-from infini.models import Alert, AlertKind, AlertTarget, User
+from infini.models import Alert, AlertKind, AlertTarget, SavedList, User
 from inventory.installation.states import State
 from inventory.limits import limit
 from inventory.models import (
@@ -87,7 +87,8 @@ def _global_ids(people: dict[str, User]) -> dict[str, str]:
     saved = SavedCommand.objects.create(name="uptime", command="uptime")
     target = AlertTarget.objects.create(name="hook", address="http://127.0.0.1:1/")
     key, _text = keys.create_key(user=people["no role"], name="a key", by=None)
-    rows = {"brand": brand, "card": card, "command": saved, "target": target, "apikey": key}
+    tab = SavedList.objects.create(user=people["no role"], page="infini.apikey", name="a tab", query="q=a")
+    rows = {"brand": brand, "card": card, "command": saved, "target": target, "apikey": key, "saved": tab}
     ids = {name: str(row.pk) for name, row in rows.items()}
     subject = person("somebody", "viewer")
     named = {"user": str(subject.pk), "group": str(Group.objects.create(name="more").pk), "number": "1"}

@@ -194,6 +194,11 @@ def test_preview_of_what_is_being_written(api: APIClient, body: Callable[..., di
     del draft["name"]
     shown = api.post("/api/tasks/preview", draft, format="json").json()
     assert len(shown["next"]) == 5 and [aim["server"] for aim in shown["targets"]] == ["gpu-1"]
+    assert shown["idle_terms"] == ["name=none"]
+    Server.objects.create(name="gpu-2", host_ip="127.0.0.1", labels={"rack": "a1", "name": "none"})
+    draft["selector"] = "rack=a1, !rack, name!=gpu-1, rack = b2, gpu, name=none"
+    shown = api.post("/api/tasks/preview", draft, format="json").json()
+    assert shown["idle_terms"] == ["rack=b2", "gpu", "name=none"]
     wrong = api.post("/api/tasks/preview", {**draft, "cron": "0 0 31 2 *"}, format="json")
     assert "never comes true" in wrong.json()["error"]["fields"]["cron"][0]
     assert not Task.objects.exists()

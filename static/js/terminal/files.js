@@ -15,6 +15,17 @@ const size = (bytes) => {
   return `${step ? value.toFixed(1) : value} ${units[step]}`;
 };
 
+/* Asks before what is there is lost. */
+function mayReplace(name) {
+  const dialog = document.getElementById("replace-dialog");
+  dialog.querySelector("h2").textContent = say("replace", name);
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((answer) => {
+    dialog.addEventListener("close", () => answer(dialog.returnValue === "replace"), { once: true });
+  });
+}
+
 export class Files {
   constructor(panel, facts) {
     this.panel = panel;
@@ -143,8 +154,8 @@ export class Files {
     });
   }
 
-  upload(file) {
-    if (this.names?.has(file.name) && !window.confirm(say("replace", file.name))) return null;
+  async upload(file) {
+    if (this.names?.has(file.name) && !(await mayReplace(file.name))) return null;
     const path = this.below(file.name);
     return this.transfer("uploading", file.name, async (tell, signal) => {
       let done = 0;
