@@ -1,18 +1,20 @@
 """The table of a list in the admin."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django import template
-from django.contrib.admin.views.main import ChangeList
 from django.template import Context
 
 from infini.list_rows import rows_html
+
+if TYPE_CHECKING:
+    from infini.admin_base import PageChangeList
 
 register = template.Library()
 
 
 @register.inclusion_tag("partials/list_table.html", takes_context=True)
-def list_table(context: Context, cl: ChangeList) -> dict[str, Any]:
+def list_table(context: Context, cl: "PageChangeList") -> dict[str, Any]:
     heads = cl.heads()
     return {
         "cl": cl,
