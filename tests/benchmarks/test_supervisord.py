@@ -45,7 +45,8 @@ command=bash -lc "{command}"
 environment=HOME="{folder}"
 autostart=false
 startsecs=0
-"""
+stopwaitsecs=1
+"""  # a stop that comes early is now and then lost on supervisord, which then waits, busily, for so long
 
 
 @pytest.fixture
