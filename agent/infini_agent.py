@@ -71,6 +71,8 @@ HEADER_LINE_BYTES = 65536
 RESTART_HISTORY = 10
 SPARE_SHIM_AFTER = 0.0025  # seconds without a request, and at the latest after
 SPARE_SHIM_WITHIN = 0.05
+LET_GO_AFTER = 0.2  # seconds of a run before its shim frees the room of earlier records
+END_AFTER = 0.003  # seconds that a shim leaves the processors to whoever answers, before it is cleared away
 SPARE_ANSWER_WITHIN = 0.5  # else it hangs or was frozen, and another shim is forked
 ROOM_FOR_A_RUN = 32 * 1024
 CHILD_FILES = 1024  # more than a shim ever has open
@@ -97,6 +99,23 @@ def log(message: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write("%s %s\n" % (iso_now(), message))
         sys.stderr.flush()
+
+
+_after_answer = threading.local()
+
+
+def later(step: Callable[[], None]) -> None:
+    """Do a thing once this thread has answered the request it is at; at once in a thread that answers none."""
+    steps: List[Callable[[], None]] | None = getattr(_after_answer, "steps", None)
+    if steps is None:
+        step()
+    else:
+        steps.append(step)
+
+
+def log_later(message: str) -> None:
+    """Log what somebody waits to be told."""
+    later(lambda: log(message))
 
 
 def signal_name(number: int) -> str:
@@ -652,12 +671,16 @@ class Shim:
         self.reaped = False
         self.killed = False
         self.stop_asked = False
+        self.stops_at_once = False  # whether the leader's group is ours to signal, and due nothing before it
+        self.group_told = False
         self.stop_command_pid = 0
         self.leader_fd = -1
         self.listen_for_signals()
         self.child: Child | None = None
         self.line: socket.socket | None = None
         self.exit_fd = -1
+        self.held: List[int] = []  # files that were replaced
+        self.let_go_at = 0.0
         self.ended: Json = {}
 
     # Beginning
@@ -679,9 +702,29 @@ class Shim:
             lambda: self.wanted(adopt=True),
             self.open_output,
             lambda: os.replace(stage_json(self.path("process.json"), request), self.path("process.json")),
+            self.rehearse_end,
         ):
             with contextlib.suppress(OSError):
                 step()
+
+    def rehearse_record(self) -> None:
+        """Go through what is due once the leader has ended, while it is about to: what was not used lately is slow."""
+        json.dumps({"event": "gone", "ended": self.exit_record(0)}).encode()
+
+    def rehearse_end(self) -> None:
+        """Go through what follows SIGTERM, likewise; the child that waits is left alone."""
+        poller = select.poll()
+        poller.register(self.wake_read, select.POLLIN)
+        self.fifo, self.spec = -1, {}
+        self.on_stop()
+        self.signal_group(signal.SIGTERM)
+        signal.raise_signal(signal.SIGCHLD)
+        self.wait(poller, 0)
+        self.begin_stop()
+        self.finish_leader(kill_now=False)
+        self.stop_asked = False
+        self.exit_fd = os.open(os.devnull, os.O_WRONLY)
+        self.write_exit(json.dumps(self.exit_record(0)).encode(), durable=False)
 
     def take_up(self, request: Json, tell: Callable[[Json], None], line: socket.socket | None) -> None:
         """Know whose shim this is."""
@@ -739,7 +782,10 @@ class Shim:
             signal.signal(number, signal.SIG_IGN)
 
     def on_stop(self, *_: Any) -> None:
-        self.stop_asked = True
+        """Note that the tree is to end, and tell its group here and now: somebody waits."""
+        first, self.stop_asked = not self.stop_asked, True
+        if first and self.stops_at_once:
+            self.group_told = self.signal_group(signal.SIGTERM)
 
     def take_lock(self) -> bool:
         """Become the only shim of this instance; False when another one stays it."""
@@ -788,7 +834,8 @@ class Shim:
         self.enter_cgroup(self.leader.pid)
         record = self.process_record(document, iso_now(), time.monotonic())
         staged = stage_json(self.path("process.json"), record)
-        replaced = hold(self.path("process.json"))
+        self.held = [hold(self.path("process.json")), hold(self.path("exit.json"))]
+        self.let_go_at = time.monotonic() + LET_GO_AFTER
         if self.line is not None and not self.may_begin(staged):
             return False
         if time.monotonic() - record["started_monotonic"] > STARTED_AT_WITHIN:
@@ -797,10 +844,7 @@ class Shim:
         os.replace(staged, self.path("process.json"))
         self.tell({"event": "started", "process": record})  # somebody waits for it
         self.child.become(self.spec["command"], self.spec, self.mark, self.fifo_path)
-        let_go(replaced)
-        with contextlib.suppress(
-            OSError
-        ):  # of an earlier run: to replace it would only delay the news of this one's end
+        with contextlib.suppress(OSError):  # of an earlier run: to replace it would only delay this one's
             os.unlink(self.path("exit.json"))
         self.stage_exit()
         return True
@@ -810,6 +854,16 @@ class Shim:
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             self.exit_fd = os.open(self.path("exit.json.staged"), flags, 0o600)
+
+    def let_go_of_held(self, now: float) -> None:
+        """Free the room of what was replaced, in a quiet moment: that can take milliseconds, and no end is to wait.
+
+        A shim that ends before frees it thereby.
+        """
+        if self.held and now >= self.let_go_at and not self.stop_asked and not self.leader_ended:
+            for fd in self.held:
+                let_go(fd)
+            self.held = []
 
     def may_begin(self, staged: str) -> bool:
         """Say that all is ready, and wait for the word that the intent is on disk; without it, undo what was done."""
@@ -902,11 +956,15 @@ class Shim:
             if fd >= 0:
                 poller.register(fd, select.POLLIN)
         term_at = kill_at = None
+        # Without waitid nobody can tell before it is reaped that the leader has ended.
+        self.stops_at_once = self.is_parent and hasattr(os, "waitid") and not self.spec.get("stop_command")
         while True:
             ending = self.leader_ended or kill_at is not None or term_at is not None
-            self.wait(poller, 50 if ending else None if self.is_parent or self.leader_fd >= 0 else 200)
+            patient = (self.is_parent or self.leader_fd >= 0) and not self.held
+            self.wait(poller, 50 if ending else None if patient else 200)
             self.notice_exit()
             now = time.monotonic()
+            self.let_go_of_held(now)
             if self.stop_asked and term_at is None and kill_at is None:
                 term_at = now + self.begin_stop()
             if term_at is not None and kill_at is None and (now >= term_at or not self.stop_command_pid):
@@ -922,6 +980,10 @@ class Shim:
             if kill_now:
                 self.killed = self.killed or not self.leader_ended
                 self.signal_tree(signal.SIGKILL)
+        self.clear_up()
+
+    def clear_up(self) -> None:
+        """Leave nothing behind, and say that the whole tree is gone."""
         self.drain()
         self.leave_cgroup()
         os.close(self.lock_fd)
@@ -931,6 +993,8 @@ class Shim:
             os.unlink(self.fifo_path)
         if self.line is not None:
             self.tell({"event": "gone", "ended": self.ended})
+            if self.stop_asked:
+                time.sleep(END_AFTER)
 
     def wait(self, poller: Any, milliseconds: int | None) -> None:
         """Sleep until something happens and take one helping of output."""
@@ -1007,17 +1071,20 @@ class Shim:
         if kill_now:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.leader.pid, signal.SIGKILL)
+        self.stops_at_once = False  # from here on the number may be a stranger's
         os.waitpid(self.leader.pid, 0)
         self.reaped = True
 
-    def reap_children(self) -> None:
-        """Reap every child that ended."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
+    def reap_children(self) -> bool:
+        """Reap every child that ended; tell whether there are others."""
+        while True:
+            try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return
-                self.forget_child(pid)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self.forget_child(pid)
 
     def forget_child(self, pid: int) -> None:
         if pid == self.stop_command_pid:
@@ -1029,7 +1096,19 @@ class Shim:
         Nor a power cut, unless it was told to end: then nothing hangs on its code, and somebody waits for its end.
         """
         self.leader_ended = True
-        self.ended = record = {
+        self.ended = self.exit_record(code)
+        while True:
+            try:
+                self.write_exit(json.dumps(self.ended).encode(), durable=not self.stop_asked)
+                return
+            except OSError:
+                # A full disk: the code stays with us until there is room, and output is taken meanwhile.
+                self.pump()
+                time.sleep(0.5)
+
+    def exit_record(self, code: int | str) -> Json:
+        """Return the content of exit.json."""
+        return {
             "run": self.run_id,
             "exit_code": code,
             "finished_at": iso_now(),
@@ -1037,14 +1116,6 @@ class Shim:
             "killed_after_grace": self.killed,
             "out_of_memory": self.ran_out_of_memory(),
         }
-        while True:
-            try:
-                self.write_exit(json.dumps(record).encode(), durable=not self.stop_asked)
-                return
-            except OSError:
-                # A full disk: the code stays with us until there is room, and output is taken meanwhile.
-                self.pump()
-                time.sleep(0.5)
 
     def write_exit(self, data: bytes, durable: bool) -> None:
         """Write exit.json as `write_file` does, by the file that is ready for it, if any."""
@@ -1076,7 +1147,8 @@ class Shim:
     def terminate_tree(self, poller: Any) -> None:
         """SIGTERM to the group, and to those outside of it, unless all are gone before these were looked for: to look
         for them means to read about every process of the machine."""
-        told = self.signal_group(signal.SIGTERM)
+        told = self.group_told or self.signal_group(signal.SIGTERM)
+        self.rehearse_record()
         until = time.monotonic() + LOOK_FOR_OTHERS_AFTER
         while told and self.is_parent and time.monotonic() < until:
             self.wait(poller, 2)
@@ -1114,14 +1186,7 @@ class Shim:
         """Tell whether no process of the instance is left."""
         if not self.is_parent:
             return not self.members()
-        try:
-            self.reap_children()
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return True
-        except AttributeError:  # macOS
-            return True
-        return False
+        return not self.reap_children()
 
 
 class Child:
@@ -3964,7 +4029,7 @@ class Agent:
             self.make_sure(instance)
         self.look_for_quick_end(instance)
         gone = self.wait_until(lambda: not instance.is_live, STOP_ANSWER_WITHIN)
-        log("instance.stop key=%s gone=%s" % (instance.key, gone))
+        log_later("instance.stop key=%s gone=%s" % (instance.key, gone))
         return gone
 
     def make_sure(self, instance: Instance) -> None:
@@ -3985,7 +4050,7 @@ class Agent:
             line, instance.line = instance.line, None
         if line is not None:
             gone = line.hear(QUICK_END_WITHIN)
-            line.close()
+            later(line.close)
             with self.lock:
                 if gone and gone["run"] == instance.run and instance.is_live and instance.stop_told:
                     instance.stop_told = False
@@ -4026,7 +4091,7 @@ class Agent:
             lambda: instance.process is not None or not instance.is_live or instance.pending is not None,
             START_ANSWER_WITHIN,
         )
-        log(
+        log_later(
             "instance.start key=%s generation=%d pid=%s"
             % (instance.key, generation, instance.process and instance.process.pid)
         )
@@ -4261,7 +4326,7 @@ class Agent:
             instance.phase, instance.reason = "failed", instance.broken
         else:
             instance.phase, instance.reason = reason_for_exit(code, note)
-        log("instance.ended key=%s phase=%s exit_code=%s" % (instance.key, instance.phase, code))
+        log_later("instance.ended key=%s phase=%s exit_code=%s" % (instance.key, instance.phase, code))
         self.plan_restart(instance, ended.get("finished_monotonic"))
         self.changed.notify_all()
 
@@ -4751,6 +4816,7 @@ class Requests:
     def do_GET(self) -> None:
         """Answer any method: `route` decides."""
         self.server.agent.asked_at = time.monotonic()
+        _after_answer.steps = []
         try:
             body = self.checked_body()
             self.server.allow(self, None)
@@ -4761,7 +4827,12 @@ class Requests:
             log("request.fault %s %s %s: %s" % (self.command, self.url(), type(error).__name__, error))
             document = ApiError(500, "internal_error", "The agent failed at this; its own log says why.").document()
             status = 500
-        self.answer(status, document)
+        try:
+            self.answer(status, document)
+        finally:
+            steps, _after_answer.steps = _after_answer.steps, None
+            for step in steps:
+                step()
         self.server.agent.asked_at = time.monotonic()
         if self.after_answer is not None:
             self.after_answer()
@@ -4770,7 +4841,7 @@ class Requests:
 
     def answer(self, status: int, document: Json) -> None:
         """Send headers and body in one piece."""
-        body = json.dumps(document, ensure_ascii=False).encode("utf-8", "replace")
+        body = json_text(document).encode("utf-8", "replace")
         head = "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"
         head += "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
         head += "Connection: close\r\n" if self.close_connection else ""
@@ -4889,14 +4960,19 @@ STATUS_WORDS = {
 }  # fmt: skip
 
 
+def refuse_constant(name: str) -> NoReturn:
+    raise ValueError("%s is not JSON" % name)
+
+
+# Made once: `json.dumps` and `json.loads` make theirs anew each time they are asked for something special.
+json_text = json.JSONEncoder(ensure_ascii=False).encode
+json_value = json.JSONDecoder(parse_constant=refuse_constant).decode
+
+
 def parse_body(data: bytes) -> Json:
     """Return the JSON object in `data`; raise ApiError 400."""
-
-    def refuse_constant(name: str) -> NoReturn:
-        raise ValueError("%s is not JSON" % name)
-
     try:
-        body = json.loads(data.decode(), parse_constant=refuse_constant)
+        body = json_value(data.decode())
     except (ValueError, RecursionError):
         raise ApiError(400, "bad_json", "The body is not valid JSON.") from None
     if not isinstance(body, dict):

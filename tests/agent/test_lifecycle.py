@@ -183,6 +183,17 @@ def test_stop_asks_first(shared: RealAgent, key: str, tmp_path: Path) -> None:
     assert (tmp_path / "bye").exists()
 
 
+@pytest.mark.parametrize("left_group", [False, True])
+def test_a_stop_tells_each_process_once(shared: RealAgent, key: str, tmp_path: Path, left_group: bool) -> None:
+    """A second SIGTERM makes many servers drop what they do; the shim's group and who left it are told apart."""
+    counts = "trap 'echo x >> {0}' TERM; : > {0}.set; until [ -s {0} ]; do sleep 0.05; done; sleep 0.3"
+    child = f'{"setsid " if left_group else ""}bash -c "{counts.format(tmp_path / "child")}"'
+    shared.deploy(key, f"{child} & {counts.format(tmp_path / 'leader')}; wait", stop_grace=20)
+    wait_until(lambda: all((tmp_path / f"{name}.set").exists() for name in ("leader", "child")))
+    assert shared.request("POST", f"/service/{key}/stop")[1]["phase"] == "stopped"
+    assert [(tmp_path / name).read_text() for name in ("leader", "child")] == ["x\n", "x\n"]
+
+
 def test_a_stop_right_after_the_start_is_not_lost(shared: RealAgent, key: str) -> None:
     for _ in range(20):
         shared.deploy(key, "exec sleep 60", stop_grace=20)
