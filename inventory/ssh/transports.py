@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import paramiko
+from paramiko.buffered_pipe import BufferedPipe
 from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
 
 from inventory.ssh.errors import SshConnectionLost
@@ -238,6 +239,10 @@ class Channel(paramiko.Channel):
         self.connection_ended()
 
 
+# What paramiko would keep for whoever reads a channel like a socket, several KiB each: for those that nobody reads so.
+_UNREAD, _UNHEARD = BufferedPipe(), threading.Event()
+
+
 class StreamChannel(Channel):
     """A channel that hands over what arrives as it arrives and keeps nothing.
 
@@ -247,6 +252,8 @@ class StreamChannel(Channel):
 
     def __init__(self, number: int, receive: Callable[[str, bytes], None], end: Callable[[], None]) -> None:
         super().__init__(number)
+        self.in_buffer = self.in_stderr_buffer = _UNREAD
+        self.event = self.status_event = _UNHEARD
         self._receive = receive
         self._end = end
         self._told = False

@@ -82,7 +82,8 @@ async def open_session(user: User, wanted: Wanted) -> Session:
 
 
 def _plan(user: User, wanted: Wanted) -> _Plan:
-    server = visible(Server.objects.filter(pk=wanted.server_id), user).first()
+    seen = visible(Server.objects.filter(pk=wanted.server_id), user)
+    server = seen.defer("figures", "agent_token").order_by().first()
     if server is None:
         raise NotFound(_("There is no such server."))
     surroundings = None
