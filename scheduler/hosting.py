@@ -96,6 +96,7 @@ class Host:
         idle_since = time.monotonic()
         try:
             self._look()
+            self._write([])  # what was due begins before anything is waited for
             while self.fanouts or time.monotonic() - idle_since < linger_seconds:
                 outcomes = self._wait()
                 self._look()
