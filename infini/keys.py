@@ -76,11 +76,13 @@ def revoke_key(key: ApiKey, *, by: events.Actor) -> None:
 def find_key(text: str) -> ApiKey | None:
     """The usable key with this text, its user loaded; notes the use at most once a minute."""
     now = timezone.now()
-    key = ApiKey.objects.usable(now).select_related("user").filter(digest=digest_of(text)).first()
-    if key:
+    try:
+        key = ApiKey.objects.usable(now).select_related("user").get(digest=digest_of(text))
+    except ApiKey.DoesNotExist:
+        return None
+    if key.last_used_at is None or key.last_used_at < now - timedelta(minutes=1):
         unnoted = Q(last_used_at=None) | Q(last_used_at__lt=now - timedelta(minutes=1))
-        if key.last_used_at is None or key.last_used_at < now - timedelta(minutes=1):
-            ApiKey.objects.filter(unnoted, pk=key.pk).update(last_used_at=now)
+        ApiKey.objects.filter(unnoted, pk=key.pk).update(last_used_at=now)
     return key
 
 

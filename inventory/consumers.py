@@ -65,7 +65,7 @@ class TerminalSocket:
             listen(self._typed)
         looker = asyncio.create_task(self._look_again())
         try:
-            await self._admit()
+            await self._admit(self.user)  # who was found a moment ago
             while True:
                 await self._take(await self._receive())
         except _Over:
@@ -112,8 +112,8 @@ class TerminalSocket:
 
     # Who asks
 
-    async def _admit(self) -> None:
-        self.manages = await registry.in_thread(_admitted, self._scope, self.server_id)
+    async def _admit(self, user: User | None = None) -> None:
+        self.manages = await registry.in_thread(_admitted, user or self._scope, self.server_id)
 
     async def _look_again(self) -> None:
         """A login that ended, a key that was revoked, a server that is gone: told as at the beginning."""
@@ -265,9 +265,9 @@ class TerminalSocket:
             session.detach(self)
 
 
-def _admitted(scope: Scope, server_id: int) -> bool:
+def _admitted(who: User | Scope, server_id: int) -> bool:
     """Whether this person manages terminals; raises Forbidden or NotFound."""
-    user = identify(scope)
+    user = who if isinstance(who, User) else identify(who)
     if user is None or not user.has_perm(registry.PERMISSION):
         raise Forbidden(
             _("Your role does not allow opening terminals; the missing permission is %(permission)s.")

@@ -96,6 +96,7 @@ class Host:
         idle_since = time.monotonic()
         try:
             self._look()
+            self._write([])  # what was due begins before anything is waited for
             while self.fanouts or time.monotonic() - idle_since < linger_seconds:
                 outcomes = self._wait()
                 self._look()
@@ -243,7 +244,8 @@ class Host:
 
     def _servers(self, begins: dict[int, list[Place]]) -> dict[int, Server]:
         ids = {place.server_id for places in begins.values() for place in places if place.server_id}
-        return Server.objects.select_related("jump").defer("figures").in_bulk(ids) if ids else {}
+        rows = Server.objects.prefetch_related("jump").defer("figures", "agent_token")
+        return rows.in_bulk(ids) if ids else {}
 
     def _ending(self, fanout: Fanout, outcome: Outcome) -> tuple[int, dict[str, Any]]:
         """The columns of a result whose attempt has ended; none when nobody waits for it any more."""

@@ -53,7 +53,7 @@ VERBS = {
         *("installation/" + name for name in ("access", "asking", "installing", "plans", "queueing", "release")),
         *("installation/" + name for name in ("remote", "removing", "runner", "upgrading", "work")),
         *(f"ssh/{name}" for name in ("access", "errors", "pins", "host_keys", "connections", "logins", "transports")),
-        *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures")),
+        *(f"ssh/{name}" for name in ("shells", "commands", "scripts", "files", "figures", "handshakes")),
         *("transfers", *(f"terminals/{name}" for name in TERMINALS)),
     ],
     "chat": [

@@ -7,7 +7,7 @@
 - ``files``        ``put``, ``read``, ``opened``: files over SFTP
 - ``shells``       ``ShellChannel``, made by ``connection.open_shell``: a login shell for a terminal
 - ``host_keys``    whom we talk to: scan, confirm, re-pin
-- ``logins``, ``transports``, ``scripts``: how it is done; for this package alone
+- ``logins``, ``handshakes``, ``transports``, ``packets``, ``scripts``: how it is done; for this package alone
 
 Everything raises ``errors.SshError`` and waits for the network in the caller's thread, unless it says otherwise.
 """

@@ -303,15 +303,16 @@ def _connection(access: SshAccess) -> Connection:
 
 
 def _look_after(link: _Link) -> None:
-    """Have ``link`` closed when it is idle; the thread that does it ends with the last link."""
+    """Have ``link`` closed when it is idle; the thread that does it ends with the last link.
+
+    It is not woken for a new one: it looks again before that can be idle for long enough.
+    """
     global _caretaker
     with _changed:
         _links.add(link)
         if _caretaker is None:
             _caretaker = threading.Thread(target=_close_idle_links, daemon=True, name="ssh-idle")
             _caretaker.start()
-        else:
-            _changed.notify()
 
 
 def _close_idle_links() -> None:

@@ -20,7 +20,7 @@ from django.utils.translation import gettext_noop
 from inventory.servers import parse_private_key
 from inventory.ssh.access import SshAccess
 from inventory.ssh.errors import SshError, SshKeyUnusable, SshLoginRefused, SshUnreachable
-from inventory.ssh.transports import BROKEN, READ_WAIT_SECONDS, Transport
+from inventory.ssh.transports import BROKEN, Transport
 
 _REFUSALS = {
     errno.ECONNREFUSED: gettext_noop("%(place)s refuses the connection."),
@@ -36,10 +36,10 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._at = time.monotonic() + seconds
+        self.at = time.monotonic() + seconds
 
     def left(self) -> float:
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self.at - time.monotonic())
 
 
 def log_in(access: SshAccess, deadline: Deadline, judge_host_key: Callable[[str], None], sock: Any = None) -> Transport:
@@ -55,7 +55,7 @@ def log_in(access: SshAccess, deadline: Deadline, judge_host_key: Callable[[str]
     except BaseException:
         transport.shut_down()
         raise
-    transport.look_around_every(READ_WAIT_SECONDS)
+    transport.begin_reading()
     transport.set_keepalive(settings.SSH_KEEPALIVE_SECONDS)
     return transport
 
@@ -87,28 +87,16 @@ def shake_hands(access: SshAccess, deadline: Deadline, sock: Any = None) -> Tran
     """An encrypted connection to whoever answers, nothing judged yet; raises SshUnreachable."""
     sock = sock or _dial(access, deadline)
     transport = Transport(sock)
-    transport.banner_timeout = transport.handshake_timeout = deadline.left()
-    options = transport.get_security_options()
-    # Of several keys a server offers the one we ask for first: ask for the kind that is pinned.
-    pinned = _signatures_of(access.host_key.partition(" ")[0])
-    options.key_types = sorted(options.key_types, key=lambda kind: kind not in pinned)
     try:
-        transport.start_client(timeout=deadline.left())
+        transport.shake_hands(access.host_key.partition(" ")[0], deadline.at)
     except paramiko.ssh_exception.IncompatiblePeer as error:
-        transport.shut_down()
         raise SshUnreachable(
             gettext_noop("%(server_name)s offers only outdated SSH algorithms (%(error)s); update its SSH server.")
             % {"server_name": access.server_name, "error": _reason(error)},
             code="ssh_incompatible",
         ) from None
     except BROKEN as error:
-        transport.shut_down()
         raise SshUnreachable(_no_handshake(access, error, deadline)) from None
-    if not transport.initial_kex_done:
-        transport.shut_down()
-        raise SshUnreachable(
-            gettext_noop("%(place)s did not answer as an SSH server within %(n)g s.") % _at(access, deadline)
-        )
     return transport
 
 
@@ -116,10 +104,6 @@ def host_key_of(transport: Transport) -> str:
     """The key the server has proven to hold, as an OpenSSH line."""
     key = transport.get_remote_server_key()
     return f"{key.get_name()} {key.get_base64()}"
-
-
-def _signatures_of(kind: str) -> set[str]:
-    return {"rsa-sha2-512", "rsa-sha2-256"} if kind == "ssh-rsa" else {kind}
 
 
 def _at(access: SshAccess, deadline: Deadline | None = None) -> dict[str, Any]:
@@ -198,18 +182,18 @@ def _authenticate(transport: Transport, access: SshAccess, key: paramiko.PKey | 
     """By key, by password (asked for as such or as a question), or by both where the server wants both."""
     refused: list[str] = []
     for what, attempt in _attempts(transport, access, key):
-        transport.auth_timeout = max(0.001, deadline.left())
         try:
             still_wanted = attempt()
         except paramiko.BadAuthenticationType:
             refused.append(f"takes no {what} for the account {access.username}")
             continue
         except paramiko.AuthenticationException as error:
-            _raise_if_gone(transport, access, error, deadline)
+            if not transport.is_active():
+                raise _login_broke(access, error, deadline) from None
             refused.append(f"refuses the account {access.username} with its {what}")
             continue
         except BROKEN as error:
-            raise _login_broke(access, error) from None
+            raise _login_broke(access, error, deadline) from None
         if not still_wanted:
             return
         refused.append(f"wants more than the {what} of the account {access.username}")
@@ -221,22 +205,17 @@ def _attempts(
 ) -> list[tuple[str, Callable[[], list[str]]]]:
     attempts: list[tuple[str, Callable[[], list[str]]]] = []
     if key is not None:
-        attempts.append(("key", lambda: transport.auth_publickey(access.username, key)))
+        attempts.append(("key", lambda: transport.ask_by_key(access.username, key)))
     if access.password:
-        attempts.append(("password", lambda: transport.auth_password(access.username, access.password)))
+        attempts.append(("password", lambda: transport.ask_by_password(access.username, access.password)))
     return attempts
 
 
-def _raise_if_gone(transport: Transport, access: SshAccess, error: Exception, deadline: Deadline) -> None:
+def _login_broke(access: SshAccess, error: Exception, deadline: Deadline) -> SshError:
     if deadline.left() <= 0:
-        raise SshUnreachable(
+        return SshUnreachable(
             gettext_noop("%(place)s did not answer the login within %(n)g s.") % _at(access, deadline)
-        ) from None
-    if not transport.is_active():
-        raise _login_broke(access, error) from None
-
-
-def _login_broke(access: SshAccess, error: Exception) -> SshError:
+        )
     if isinstance(error, paramiko.SSHException) and "pubkey" in str(error):
         return SshLoginRefused(
             gettext_noop("%(server_name)s accepts no signature this kind of key can give.")

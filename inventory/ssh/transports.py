@@ -13,38 +13,23 @@ import queue
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import paramiko
+from paramiko.buffered_pipe import BufferedPipe
 from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
 
 from inventory.ssh.errors import SshConnectionLost
-from inventory.ssh.packets import Packetizer
+from inventory.ssh.handshakes import BROKEN, Handshake
+from inventory.ssh.packets import Packetizer, wait_at_most
 
 WINDOW_BYTES = 1024 * 1024
 MAX_PACKET_BYTES = 32 * 1024
 # How long an idle read waits until it looks around.
 READ_WAIT_SECONDS = 10.0
-
-# Ciphers that authenticate too: one pass over each packet instead of two. paramiko would ask for them last.
-_FIRST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-_OTHER_CIPHERS = (name for name in paramiko.Transport._preferred_ciphers if name not in _FIRST_CIPHERS)
-
-# What a login costs the server is mostly its key exchange: OpenSSH computes curve25519 in plain C and P-256 with the
-# processor's own instructions, 5 ms of a server's time less. An exchange that also holds against quantum computers
-# stays first.
-_FIRST_EXCHANGE = "ecdh-sha2-nistp256"
-_HYBRID_EXCHANGES = tuple(name for name in paramiko.Transport._preferred_kex if name.startswith(("mlkem", "sntrup")))
-_OTHER_EXCHANGES = (
-    name for name in paramiko.Transport._preferred_kex if name not in (*_HYBRID_EXCHANGES, _FIRST_EXCHANGE)
-)
-
-# What breaks a channel from below: paramiko's own errors and those of the socket.
-BROKEN = (paramiko.SSHException, OSError, EOFError)
 
 C = TypeVar("C", bound="Channel")
 
@@ -88,20 +73,8 @@ class _Pump:
                 self._open_jobs -= 1
 
 
-def _by_name(name: str) -> Callable[[paramiko.Channel, paramiko.Message], None]:
-    """paramiko's table holds plain functions, which a subclass could not override."""
-    return lambda channel, message: getattr(channel, name)(message)
-
-
-class Transport(paramiko.Transport):
+class Transport(Handshake):
     """One connection. Its channels are held until both sides have closed them."""
-
-    _channel_handler_table = {
-        number: _by_name(function.__name__) for number, function in paramiko.Transport._channel_handler_table.items()
-    }
-
-    _preferred_ciphers = (*_FIRST_CIPHERS, *_OTHER_CIPHERS)
-    _preferred_kex = (*_HYBRID_EXCHANGES, _FIRST_EXCHANGE, *_OTHER_EXCHANGES)
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=Packetizer)
@@ -155,17 +128,11 @@ class Transport(paramiko.Transport):
             self._unlink_channel(channel.chanid)
             raise
 
-    def look_around_every(self, seconds: float) -> None:
-        """How long a read that waits may take until it looks around; paramiko does ten times a second, without need.
-
-        The system keeps the time, where it can: a socket that Python keeps it for is asked twice for each packet.
-        """
-        if isinstance(self.sock, paramiko.Channel) or sys.platform == "win32":
-            self.sock.settimeout(seconds)
-            return
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            self.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), 0))
-        self.sock.settimeout(None)
+    def begin_reading(self) -> None:
+        """After the login: have the thread read that serves all channels."""
+        self.packetizer.end_login()
+        wait_at_most(self.sock, READ_WAIT_SECONDS)
+        self.start()
 
     def send_at_once(self, message: paramiko.Message) -> bool:
         """Send a small message now, from whichever thread, if that waits for nothing; False when it might.
@@ -186,6 +153,9 @@ class Transport(paramiko.Transport):
 
     def shut_down(self) -> None:
         """End the connection: its reader notices, and tells every channel."""
+        if not self.is_alive():
+            self.broke()
+            return
         with contextlib.suppress(*BROKEN):
             if isinstance(self.sock, paramiko.Channel):
                 self.sock.close()
@@ -196,8 +166,12 @@ class Transport(paramiko.Transport):
 
     def run(self) -> None:
         try:
-            super().run()
+            with contextlib.suppress(*BROKEN), self._broken_when_it_fails():
+                while self.active:
+                    self.take_message()
         finally:
+            for channel in list(self._channels.values()):
+                channel._unlink()
             for channel in list(self.held.values()):
                 channel.connection_ended()
             self.pump.end()
@@ -265,6 +239,10 @@ class Channel(paramiko.Channel):
         self.connection_ended()
 
 
+# What paramiko would keep for whoever reads a channel like a socket, several KiB each: for those that nobody reads so.
+_UNREAD, _UNHEARD = BufferedPipe(), threading.Event()
+
+
 class StreamChannel(Channel):
     """A channel that hands over what arrives as it arrives and keeps nothing.
 
@@ -274,6 +252,8 @@ class StreamChannel(Channel):
 
     def __init__(self, number: int, receive: Callable[[str, bytes], None], end: Callable[[], None]) -> None:
         super().__init__(number)
+        self.in_buffer = self.in_stderr_buffer = _UNREAD
+        self.event = self.status_event = _UNHEARD
         self._receive = receive
         self._end = end
         self._told = False

@@ -1,5 +1,6 @@
 """Opening a session: what the database knows first, then the network, then the row that says it is open."""
 
+import asyncio
 import functools
 import logging
 import re
@@ -7,6 +8,7 @@ import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from channels.db import database_sync_to_async
 from django.conf import settings
@@ -29,9 +31,12 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Of one server: more at once would only take turns at the interpreter, and a dead server holds no more threads.
+OPENED_AT_ONCE = 8
 LANGUAGE = {"LANG": "C.UTF-8"}  # in the POSIX locale shells take the bytes of other scripts for commands
 # Not the event loop's own threads: those serve the database, and a dead server would keep them for half a minute.
 _openers = ThreadPoolExecutor(64, thread_name_prefix="terminal")
+_doors: "WeakValueDictionary[int, asyncio.Semaphore]" = WeakValueDictionary()  # by server
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,9 @@ async def open_session(user: User, wanted: Wanted) -> Session:
     if plan.recorded:
         session.recorder = _recorder(session)
     try:
-        session.shell = await database_sync_to_async(_connect, thread_sensitive=False, executor=_openers)(session, plan)
+        async with _doors.setdefault(plan.server.pk, asyncio.Semaphore(OPENED_AT_ONCE)):
+            connect = database_sync_to_async(_connect, thread_sensitive=False, executor=_openers)
+            session.shell = await connect(session, plan)
     except SshError as error:
         await registry.in_thread(functools.partial(rows.refused, user=user, server=plan.server, message=error.message))
         raise
@@ -82,7 +89,8 @@ async def open_session(user: User, wanted: Wanted) -> Session:
 
 
 def _plan(user: User, wanted: Wanted) -> _Plan:
-    server = visible(Server.objects.filter(pk=wanted.server_id), user).first()
+    seen = visible(Server.objects.filter(pk=wanted.server_id), user)
+    server = seen.defer("figures", "agent_token").order_by().first()
     if server is None:
         raise NotFound(_("There is no such server."))
     surroundings = None

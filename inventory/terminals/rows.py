@@ -31,6 +31,8 @@ SEEN_EVERY_SECONDS = 20.0
 FORGOTTEN_SECONDS = 90.0
 PRUNE_MOST = 200
 TEND_EVERY_SECONDS = 60.0
+# What an end tells of the session: neither the server's secrets nor all else it has.
+_ENDS_WITH = ("user_name", "user__username", "server__name")
 
 
 def new_key() -> str:
@@ -67,18 +69,25 @@ def refused(*, user: User, server: Server, message: str) -> None:
 def end_row(key: str, end: End, *, input_bytes: int = 0, output_bytes: int = 0) -> bool:
     """Write the end of a session, with its event; False when it had ended already."""
     with transaction.atomic():
-        row = TerminalSession.objects.select_related("user", "server").filter(key=key, ended_at=None).first()
+        rows = TerminalSession.objects.filter(key=key, ended_at=None)
+        row = rows.select_related("user", "server").only(*_ENDS_WITH).order_by().first()
         moved = row and TerminalSession.objects.filter(pk=row.pk, ended_at=None).update(
             ended_at=timezone.now(), ending=end.kind, ended_by_name=end.by_name, exit_status=end.exit_status,
             signal=end.signal[:20], input_bytes=input_bytes, output_bytes=output_bytes, attached=False,
         )  # fmt: skip
         if not row or not moved:
             return False
-        by = User.objects.filter(username=end.by_name).first() if end.by_name else None
+        by = _who(end.by_name, row.user)
         told = {"user": row.user_name, "ending": end.kind.value, "exit_status": end.exit_status, "signal": end.signal}
         subject = row.server or Server(pk=0, name=row.server_name)
         events.record("terminal.ended", subject, by=by, data={k: v for k, v in told.items() if v not in (None, "")})
     return True
+
+
+def _who(name: str, owner: User | None) -> User | None:
+    if owner and owner.username == name:
+        return owner  # as nearly always
+    return User.objects.filter(username=name).first() if name else None
 
 
 def end_recording(file: str, *, seconds: float, size: int, capped: bool) -> None:

@@ -57,6 +57,15 @@ def test_a_command_on_many_servers(make_task: MakeTask, fleet: Fleet) -> None:
     assert Task.objects.with_status().get().status == "success"
 
 
+def test_what_is_due_begins_before_anything_is_waited_for(
+    make_task: MakeTask, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosting, "POLL_SECONDS", 60.0)
+    began = time.monotonic()
+    assert carry_out(make_task(servers=fleet(1), command="true")).state == "success"
+    assert time.monotonic() - began < 30
+
+
 @pytest.mark.django_db(transaction=True)  # the SSH layer notes the stranger's key in the thread it works in
 def test_each_way_to_end_has_its_word(make_task: MakeTask, fleet: Fleet, sshd: RealSshd) -> None:
     servers = fleet(6)
