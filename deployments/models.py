@@ -271,7 +271,7 @@ class UnknownInstance(models.Model):
     was last asked for ``command`` and what is below it.
     """
 
-    server = models.ForeignKey(Server, models.CASCADE, related_name="unknown_instances")
+    server = models.ForeignKey(Server, models.CASCADE, related_name="unknown_instances", verbose_name=_("server"))
     key = models.CharField(_("key"), max_length=64)
     generation = models.PositiveIntegerField(default=0)
     phase = models.CharField(_("state"), max_length=10, choices=Phase.choices)
