@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.utils.translation import gettext_noop
 
 from chat.asks import Ask
@@ -22,6 +21,7 @@ from chat.targets import Target
 from deployments.models import Service
 from infini.key_rules import Use
 from infini.keys import digest_of
+from infini.off_loop import off_loop
 
 __all__ = [
     "PERMISSION",
@@ -67,8 +67,8 @@ async def admit_caller(scope: dict[str, Any], route: Route) -> Caller:
 async def _identified(scope: dict[str, Any]) -> Caller:
     text = bearer_of(scope)
     if text is None:
-        user = await database_sync_to_async(session_user, thread_sensitive=False)(scope)
-        return await database_sync_to_async(caller_of_user, thread_sensitive=False)(user)
+        user = await off_loop(session_user, scope)
+        return await off_loop(caller_of_user, user)
     digest = digest_of(text)
     found = (await directory().current()).callers.get(digest) or (await directory().newest()).callers.get(digest)
     if found is None or found.expires_at <= time.time():
@@ -140,7 +140,7 @@ async def why_closed_now(target: Target) -> str:
     """Why the target has no ready instance; empty when it has one. For when its instances could not be reached."""
     if not target.service_id:
         return ""
-    return await database_sync_to_async(_why_closed, thread_sensitive=False)(target.service_id, target.name)
+    return await off_loop(_why_closed, target.service_id, target.name)
 
 
 def _why_closed(service_id: int, name: str) -> str:

@@ -17,7 +17,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 from django.utils.translation import gettext_noop
 
@@ -33,6 +32,7 @@ from chat.sse import EventReader, split_events
 from chat.targets import Target
 from chat.upstream import Answer
 from infini.models import User
+from infini.off_loop import off_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ async def door_to(*, user_id: int, service_id: int | None = None, endpoint_id: i
 
     Raises Refusal: 403 the person may not chat, 404 there is no such one, 503 none ready with the reason.
     """
-    caller = await database_sync_to_async(_caller, thread_sensitive=False)(user_id)
+    caller = await off_loop(_caller, user_id)
     return Door(caller, await refuse_closed(await find_target(caller, service_id=service_id, endpoint_id=endpoint_id)))
 
 

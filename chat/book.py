@@ -13,12 +13,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 from django.db import Error as AnyDatabaseError
 
 from chat import usage
 from chat.usage import Entry
+from infini.off_loop import off_loop
 
 if TYPE_CHECKING:
     from chat.metering import Meter
@@ -66,7 +66,7 @@ class Book:
 
     async def flush(self) -> None:
         """Store what there is now."""
-        self._unstored.subtract(await database_sync_to_async(self.store, thread_sensitive=False)())
+        self._unstored.subtract(await off_loop(self.store))
         for key_id in [key_id for key_id, tokens in self._unstored.items() if tokens <= 0]:
             del self._unstored[key_id]
 

@@ -1,6 +1,7 @@
 """The socket of the chat page, as docs/chat-protocol.md tells it: it starts and shows answers, it never holds them."""
 
 import asyncio
+import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -8,7 +9,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.db import transaction
 from django.db.models import Max
@@ -26,6 +26,7 @@ from chat.refusals import Refusal
 from chat.threads import as_summary, as_turn, context_of, shown_turns, tree_of
 from chat.watching import TRACKS, Ended, watch
 from infini.errors import Forbidden, InfiniError, Invalid, NotFound
+from infini.off_loop import off_loop
 from infini.said import said
 from infini.sockets import identify
 
@@ -300,8 +301,8 @@ class ChatSocket(AsyncWebsocketConsumer):
 
 
 def _db(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """``function`` in a thread; its database connection is given back when it returns."""
-    return database_sync_to_async(function, thread_sensitive=False)
+    """``function`` off the event loop."""
+    return functools.partial(off_loop, function)
 
 
 def _is_permitted(scope: dict[str, Any], user_id: int) -> bool:

@@ -11,7 +11,6 @@ import logging
 import time
 from dataclasses import dataclass
 
-from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
 from django.utils.translation import gettext_noop
 
@@ -19,6 +18,7 @@ from chat.callers import Caller, KeyRing
 from chat.per_loop import PerLoop
 from chat.refusals import Refusal
 from chat.targets import Target, TargetBook
+from infini.off_loop import off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Directory:
     async def _read(self) -> None:
         began = self._tried_at = time.monotonic()
         try:
-            known = await database_sync_to_async(self._from_database, thread_sensitive=False)()
+            known = await off_loop(self._from_database)
         except AnyDatabaseError as error:
             logger.warning("gateway.not_refreshed", extra={"error": type(error).__name__})
             return

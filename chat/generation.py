@@ -12,7 +12,6 @@ from collections import Counter
 from contextlib import aclosing
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -25,6 +24,7 @@ from chat.models import MessageState
 from chat.refusals import Refusal
 from chat.transcript import Transcript
 from infini.errors import InfiniError
+from infini.off_loop import off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class Generation:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                living = await database_sync_to_async(_is_living, thread_sensitive=False)(self.answer_id)
+                living = await off_loop(_is_living, self.answer_id)
             except AnyDatabaseError as error:
                 logger.warning("chat.generation_not_seen", extra={"error": type(error).__name__})
                 continue

@@ -9,10 +9,10 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 
-from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
 
 from chat.models import Conversation
+from infini.off_loop import off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ async def _poll() -> None:
 
 async def _look_once() -> None:
     try:
-        found = await database_sync_to_async(_read_versions, thread_sensitive=False)(list(_rooms))
+        found = await off_loop(_read_versions, list(_rooms))
     except AnyDatabaseError as error:
         logger.warning("chat.rooms_not_read", extra={"error": type(error).__name__})
         return

@@ -7,11 +7,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.db import Error as AnyDatabaseError
 
 from chat import history
 from chat.models import MessageState
+from infini.off_loop import off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class Transcript:
         due = time.monotonic() - self._touched > history.TOUCH_SECONDS
         if not (text or reasoning or outcome or due):
             return
-        await database_sync_to_async(self._write, thread_sensitive=False)(text, reasoning, outcome)
+        await off_loop(self._write, text, reasoning, outcome)
         del self._pending[:pieces]
         del self._reasoning[:thoughts]
         self._touched = time.monotonic()

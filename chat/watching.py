@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.db.models.functions import Length, Substr
 from django.utils.translation import gettext as _
 
@@ -14,6 +13,7 @@ from chat.generation import Generation, running
 from chat.models import Message, MessageState
 from chat.threads import END_COLUMNS
 from infini.errors import NotFound
+from infini.off_loop import off_loop
 
 CHUNK_CHARS = 16_384
 STORED_POLL_SECONDS = 0.5
@@ -71,7 +71,7 @@ async def _from_memory(generation: Generation, at: dict[str, int]) -> AsyncGener
 
 async def _from_database(answer_id: int, at: dict[str, int]) -> AsyncGenerator[Chunk | Ended, None]:
     while True:
-        row = await database_sync_to_async(_read, thread_sensitive=False)(answer_id, dict(at))
+        row = await off_loop(_read, answer_id, dict(at))
         chunks = [_chunk(name, at[name], row[f"{name}_part"]) for name in TRACKS if row[f"{name}_part"]]
         for chunk in chunks:
             yield chunk

@@ -5,7 +5,6 @@ from collections import deque
 from typing import Any
 from urllib.parse import parse_qs
 
-from channels.db import database_sync_to_async
 from django.urls import re_path
 from django.utils.translation import gettext
 
@@ -13,6 +12,7 @@ from deployments.feeds import BUSY_SECONDS, Feed, watching
 from deployments.logs import OFFSET_MAX, PIECE_BYTES, LogSource, NoLogYet, Piece, log_source
 from infini.errors import Forbidden, Invalid
 from infini.following_socket import FollowingSocket
+from infini.off_loop import off_loop
 from infini.said import said
 from infini.sockets import identify
 from inventory.agents import AgentError
@@ -68,8 +68,7 @@ class LogSocket(FollowingSocket):
     async def look(self) -> None:
         """Also where the agent is now; the database is held no longer than this takes."""
         instance_id = int(self.scope["url_route"]["kwargs"]["pk"])
-        permitted = database_sync_to_async(_permitted_source, thread_sensitive=False)
-        self._source = await permitted(self.scope, instance_id)
+        self._source = await off_loop(_permitted_source, self.scope, instance_id)
         if self._feed:
             self._feed.source = self._source
 

@@ -6,13 +6,13 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
-from channels.db import database_sync_to_async
 from django.urls import re_path
 from django.utils.translation import gettext as _
 
 from infini.errors import Forbidden, Invalid
 from infini.event_tail import EventTail, Happening, last_sequence, seen_within, tailing
 from infini.following_socket import FollowingSocket
+from infini.off_loop import off_loop
 from infini.sockets import identify
 from infini.timeline import PERMISSION, hidden_kinds
 from infini.visibility import Environments, limits_of
@@ -34,7 +34,7 @@ class EventSocket(FollowingSocket):
 
     async def look(self) -> None:
         """Raises Forbidden; what else is hidden from who watches is noted."""
-        found = await database_sync_to_async(_reader, thread_sensitive=False)(self.scope)
+        found = await off_loop(_reader, self.scope)
         self._user_id, self._hidden, self._limits = found
 
     def acknowledged(self, number: int) -> None:

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from channels.db import database_sync_to_async
 from django.db.models import Max
 
 from infini.event_order import in_order
 from infini.models import Event
+from infini.off_loop import off_loop
 from infini.visibility import Environments, within
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ async def seen_within(happenings: tuple[Happening, ...], limits: Environments) -
         while len(_asked) >= KEPT_ANSWERS:
             del _asked[next(iter(_asked))]
         ids = [happening.seq for happening in happenings]
-        _asked[key] = asyncio.ensure_future(database_sync_to_async(_within, thread_sensitive=False)(ids, limits))
+        _asked[key] = asyncio.ensure_future(off_loop(_within, ids, limits))
     try:
         return await asyncio.shield(_asked[key])
     except Exception:
@@ -104,7 +104,7 @@ _asked: dict[Any, asyncio.Future[frozenset[int]]] = {}
 
 async def last_sequence() -> int:
     """That of the newest event; 0 when nothing has happened yet."""
-    return await database_sync_to_async(_last_sequence, thread_sensitive=False)()
+    return await off_loop(_last_sequence)
 
 
 def _last_sequence() -> int:
@@ -113,7 +113,7 @@ def _last_sequence() -> int:
 
 
 async def _read(seq: int) -> list[Happening]:
-    return await database_sync_to_async(_next_events, thread_sensitive=False)(seq)
+    return await off_loop(_next_events, seq)
 
 
 def _next_events(seq: int) -> list[Happening]:

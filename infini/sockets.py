@@ -4,7 +4,6 @@ import io
 import logging
 from typing import Any, NoReturn
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -17,6 +16,7 @@ from infini.bodies import Asgi, Receive, Scope, Send
 from infini.key_rules import Use, use_of
 from infini.keys import find_key
 from infini.models import User
+from infini.off_loop import off_loop
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def admitted(inner: Asgi) -> Asgi:
     """Wraps the socket routes: ``scope["user"]`` is who asks; nobody, or a wrong origin, is refused (HTTP 403)."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        user = await database_sync_to_async(identify, thread_sensitive=False)(scope)
+        user = await off_loop(identify, scope)
         if user is None:
             await refuse(scope, receive, send)
         else:

@@ -16,6 +16,7 @@ from infini.bodies import Receive, Scope, Send
 from infini.errors import Forbidden, InfiniError, Invalid, NotFound
 from infini.following_socket import LOOK_AGAIN_SECONDS, close_code
 from infini.models import User
+from infini.off_loop import off_loop
 from infini.said import said
 from infini.sockets import identify
 from infini.visibility import visible
@@ -113,7 +114,7 @@ class TerminalSocket:
     # Who asks
 
     async def _admit(self, user: User | None = None) -> None:
-        self.manages = await registry.in_thread(_admitted, user or self._scope, self.server_id)
+        self.manages = await off_loop(_admitted, user or self._scope, self.server_id)
 
     async def _look_again(self) -> None:
         """A login that ended, a key that was revoked, a server that is gone: told as at the beginning."""
@@ -234,7 +235,7 @@ class TerminalSocket:
     async def _resume(self, key: str, offset: int | None) -> None:
         session = registry.find(key)
         if session is None or session.user_id != self.user.pk or session.server_id != self.server_id:
-            raise await registry.in_thread(_why_gone, key, self.user.pk)
+            raise await off_loop(_why_gone, key, self.user.pk)
         self._join(session, reused=True, offset=session.start_of(offset))
 
     def _join(self, session: Session, *, reused: bool, offset: int) -> None:
@@ -249,7 +250,7 @@ class TerminalSocket:
         key = _text(frame, "session", 64)
         session = registry.find(key)
         if session is None or session.server_id != self.server_id:
-            raise await registry.in_thread(_why_gone, key, None)
+            raise await off_loop(_why_gone, key, None)
         if not self.manages and not session.shared:
             raise Forbidden(_("Its owner does not share this terminal."))
         self._session, self._observing = session, True

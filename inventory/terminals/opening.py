@@ -16,13 +16,14 @@ from django.utils.translation import gettext_noop as _  # stored; said in the re
 
 from infini.errors import NotFound
 from infini.models import User
+from infini.off_loop import off_loop
 from infini.visibility import visible
 from inventory.models import Server
 from inventory.ssh.access import SshAccess
 from inventory.ssh.connections import connected
 from inventory.ssh.errors import SshError
 from inventory.ssh.shells import ShellChannel
-from inventory.terminals import recording, registry, rows
+from inventory.terminals import recording, rows
 from inventory.terminals.recording import Recorder
 from inventory.terminals.session import Session
 from inventory.terminals.surroundings import Surroundings, surroundings_of
@@ -60,7 +61,7 @@ class _Plan:
 
 async def open_session(user: User, wanted: Wanted) -> Session:
     """Open a shell and hold it; raises NotFound, or SshError with one sentence, which stands in the timeline too."""
-    plan = await registry.in_thread(_plan, user, wanted)
+    plan = await off_loop(_plan, user, wanted)
     session = Session(
         key=rows.new_key(),
         user_id=user.pk,
@@ -76,10 +77,10 @@ async def open_session(user: User, wanted: Wanted) -> Session:
             connect = database_sync_to_async(_connect, thread_sensitive=False, executor=_openers)
             session.shell = await connect(session, plan)
     except SshError as error:
-        await registry.in_thread(functools.partial(rows.refused, user=user, server=plan.server, message=error.message))
+        await off_loop(functools.partial(rows.refused, user=user, server=plan.server, message=error.message))
         raise
     try:
-        await registry.in_thread(_write_row, session, user, plan)
+        await off_loop(_write_row, session, user, plan)
     except BaseException:
         session.shell.close()
         raise

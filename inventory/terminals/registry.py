@@ -4,13 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
 
-from channels.db import database_sync_to_async
 from django.conf import settings
 from django.utils.translation import gettext_noop
 
 from infini.models import User
+from infini.off_loop import off_loop
 from inventory.models import Server
 from inventory.terminals import recording, rows
 from inventory.terminals.models import Ending
@@ -62,7 +61,7 @@ async def _write_end(session: Session) -> None:
         closed = asyncio.get_running_loop().create_future()
         recorder.finish(end.exit_status, lambda: session.on_loop(lambda: closed.set_result(None)))
         await closed
-    await in_thread(_write_end_row, session, end)
+    await off_loop(_write_end_row, session, end)
 
 
 def _write_end_row(session: Session, end: End) -> None:
@@ -86,7 +85,7 @@ async def _look_after() -> None:
                 await _end_refused()
             if now - seen >= rows.SEEN_EVERY_SECONDS:
                 seen = now
-                await in_thread(rows.still_there, {s.key: s.owner is not None for s in all_here()})
+                await off_loop(rows.still_there, {s.key: s.owner is not None for s in all_here()})
         except Exception:  # noqa: BLE001  (a database that is busy for once must not leave sessions unwatched)
             logger.exception("terminal.watch_failed")
 
@@ -108,7 +107,7 @@ def _look_at(session: Session) -> None:
 async def _end_refused() -> None:
     """End those whose user may no longer, whose server is gone, or whom somebody asked to end."""
     here = all_here()
-    allowed, servers, asked = await in_thread(_standing, {s.user_id for s in here}, {s.server_id for s in here})
+    allowed, servers, asked = await off_loop(_standing, {s.user_id for s in here}, {s.server_id for s in here})
     for session in here:
         if session.user_id not in allowed:
             session.end(End(Ending.REVOKED, gettext_noop("You may no longer open terminals here; this one was ended.")))
@@ -141,8 +140,3 @@ async def settled() -> None:
     """Wait until what has ended is written."""
     while _ending:
         await asyncio.wait(set(_ending))
-
-
-async def in_thread(work: Any, *given: Any) -> Any:
-    """Database work off the loop; no connection is held afterwards."""
-    return await database_sync_to_async(work, thread_sensitive=False)(*given)
