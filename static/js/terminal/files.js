@@ -22,7 +22,12 @@ function mayReplace(name) {
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((answer) => {
-    dialog.addEventListener("close", () => answer(dialog.returnValue === "replace"), { once: true });
+    const closed = () => {
+      if (dialog.open) return; // that was the question before
+      dialog.removeEventListener("close", closed);
+      answer(dialog.returnValue === "replace");
+    };
+    dialog.addEventListener("close", closed);
   });
 }
 
@@ -68,12 +73,13 @@ export class Files {
   async list(path) {
     this.problem("");
     const asked = (this.asked = {}); // a slow answer must not replace a later one
-    const typed = this.pathBox.value; // nor what somebody types meanwhile
+    const typed = this.pathBox.value; // nor what somebody types meanwhile, or is about to
     try {
       const found = await (await ask("GET", this.url("", { path }))).json();
       if (asked !== this.asked) return;
       this.path = found.path;
-      if (this.pathBox.value === typed) this.pathBox.value = found.path;
+      const isFree = path === typed || document.activeElement !== this.pathBox;
+      if (isFree && this.pathBox.value === typed) this.pathBox.value = found.path;
       this.names = new Set(found.entries.map((entry) => entry.name));
       const lines = found.entries.map((entry) => this.line(entry));
       if (found.path !== "/") lines.unshift(this.directory("..", say("parent"), found.path.replace(/\/[^/]*$/, "") || "/"));
