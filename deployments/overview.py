@@ -4,7 +4,7 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Max, Min, Prefetch, Q
+from django.db.models import Count, Max, Prefetch, Q
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _
 from deployments.models import Instance, Operation, Placement, Service
 from deployments.overview_devices import fleet_devices
 from deployments.phases import OPEN_STATES, Phase, Wanted
-from deployments.reconcile import braked, fallen_silent
+from deployments.reconcile import braked_since
 from deployments.shown import (
     WRONG,
     Standing,
@@ -61,12 +61,11 @@ def badges(user: Any) -> dict[str, Badge]:
 
 def _brake() -> list[Problem]:
     """That automatic action pauses stands above all else: what is wrong then may be ours."""
-    reason = braked()
+    reason, since = braked_since()
     if not reason:
         return []
     chip = Chip(_("Paused"), WARN, "pause_circle", _("Goes on by itself when the servers answer again"))
     silent = f"{reverse('admin:inventory_server_changelist')}?status=offline"
-    since = fallen_silent().aggregate(at=Min("agent_seen_at"))["at"]
     return [Problem(_("Automatic action"), chip, reason, silent, severity=9, since=since)]
 
 

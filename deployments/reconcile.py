@@ -7,11 +7,11 @@ What is unknown to us is left alone, and so is all on a server in maintenance.
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, Min, OuterRef, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -20,7 +20,7 @@ from deployments.operations import begin, open_operation
 from deployments.phases import ALIVE, ENDED, OPEN_STATES, OperationKind, OperationState, Phase, Wanted
 from infini.errors import Conflict
 from inventory.models import Server
-from inventory.querysets import ServerQuerySet, agent_silence_limit
+from inventory.querysets import agent_silence_limit
 
 logger = logging.getLogger(__name__)
 
@@ -44,28 +44,25 @@ def reconcile(server_ids: Iterable[int]) -> int:
 
 
 def braked() -> str:
-    """Why automatic action pauses; empty when it does not.
+    """Why automatic action pauses; empty when it does not."""
+    return braked_since()[0]
+
+
+def braked_since() -> tuple[str, datetime | None]:
+    """Why automatic action pauses, and when the first server was last heard from; "" when it does not.
 
     When a good part of the fleet falls silent together, the fault is likelier ours or the network's than theirs.
     """
     total = Server.objects.with_agent().count()
-    vanished = fallen_silent().count()
-    if vanished < max(BRAKE_LEAST, settings.BRAKE_SHARE * total):
-        return ""
-    return _(
-        "%(vanished)d of %(total)d servers fell silent within minutes: nothing is started or stopped by itself."
-    ) % {
-        "vanished": vanished,
-        "total": total,
-    }
-
-
-def fallen_silent() -> ServerQuerySet:
-    """Servers that were heard from minutes ago, and are not now."""
     now = timezone.now()
-    return Server.objects.with_agent().filter(
+    silent = Server.objects.with_agent().filter(
         maintenance=False, agent_seen_at__lt=now - agent_silence_limit(), agent_seen_at__gt=now - BRAKE_WINDOW
     )
+    vanished, since = silent.aggregate(n=Count("pk"), since=Min("agent_seen_at")).values()
+    if vanished < max(BRAKE_LEAST, settings.BRAKE_SHARE * total):
+        return "", None
+    reason = _("%(vanished)d of %(total)d servers fell silent within minutes: nothing is started or stopped by itself.")
+    return reason % {"vanished": vanished, "total": total}, since
 
 
 def _differing(server_ids: Iterable[int]) -> QuerySet[Instance]:
