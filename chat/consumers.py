@@ -1,7 +1,6 @@
 """The socket of the chat page, as docs/chat-protocol.md tells it: it starts and shows answers, it never holds them."""
 
 import asyncio
-import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -105,7 +104,7 @@ class ChatSocket(AsyncWebsocketConsumer):
         door = await door_to(user_id=self._user_id, **target)
         generation.check_room_for(self._user_id)
         if conversation_id is None:
-            asked, fields = await _db(_begun)(self._user_id, target, frame)
+            asked, fields = await off_loop(_begun, self._user_id, target, frame)
             conversation_id = asked.conversation.pk
             self._follow(conversation_id, last_id=0)
             await self._say({"type": "created", "conversation": as_summary(asked.conversation)}, ref_of(frame))
@@ -113,7 +112,7 @@ class ChatSocket(AsyncWebsocketConsumer):
         else:
             followed = await self._joined(conversation_id)
             async with followed.lock:  # nobody is told of the question before we know it as ours
-                asked, fields = await _db(_asked)(self._user_id, conversation_id, frame)
+                asked, fields = await off_loop(_asked, self._user_id, conversation_id, frame)
                 self._generate(door, asked, fields, ref_of(frame))
         rooms.changed(conversation_id)
 
@@ -139,12 +138,11 @@ class ChatSocket(AsyncWebsocketConsumer):
         if here and here.user_id == self._user_id:
             here.stop(reason)
             return
-        stop = _db(conversations.stop_answer)
-        await stop(user_id=self._user_id, answer_id=answer_id, reason=reason)
+        await off_loop(conversations.stop_answer, user_id=self._user_id, answer_id=answer_id, reason=reason)
 
     async def _resume(self, frame: dict[str, Any]) -> None:
         answer_id = needed_id(frame, "answer")
-        conversation_id = await _db(_conversation_of)(self._user_id, answer_id)
+        conversation_id = await off_loop(_conversation_of, self._user_id, answer_id)
         offsets = {"content": id_in(frame, "offset") or 0, "reasoning": id_in(frame, "reasoning_offset") or 0}
         self._watch(conversation_id, answer_id, offsets)
 
@@ -162,7 +160,7 @@ class ChatSocket(AsyncWebsocketConsumer):
 
     async def _history(self, frame: dict[str, Any]) -> None:
         conversation = await self._own(needed_id(frame, "conversation"))
-        turns, more = await _db(shown_turns)(conversation, before=id_in(frame, "before"))
+        turns, more = await off_loop(shown_turns, conversation, before=id_in(frame, "before"))
         told = {"conversation": as_summary(conversation), "turns": turns, "more": more}
         await self._say({"type": "history", **told}, ref_of(frame))
 
@@ -176,7 +174,7 @@ class ChatSocket(AsyncWebsocketConsumer):
             return self._followed[conversation_id]
         if len(self._followed) >= FOLLOWED_MOST:
             raise Invalid(_("A socket follows at most {n} conversations; leave one first.").format(n=FOLLOWED_MOST))
-        last_id = await _db(_last_id)(self._user_id, conversation_id)
+        last_id = await off_loop(_last_id, self._user_id, conversation_id)
         return self._follow(conversation_id, last_id=last_id)
 
     def _follow(self, conversation_id: int, *, last_id: int) -> Followed:
@@ -206,8 +204,8 @@ class ChatSocket(AsyncWebsocketConsumer):
 
     async def _tell_news(self, followed: Followed) -> None:
         async with followed.lock:
-            news = _db(_news)
-            found = await news(self._user_id, followed.conversation_id, followed.version, followed.last_id)
+            told = (followed.conversation_id, followed.version, followed.last_id)
+            found = await off_loop(_news, self._user_id, *told)
             if found is None:
                 return
             conversation, turns = found
@@ -267,13 +265,13 @@ class ChatSocket(AsyncWebsocketConsumer):
     # The socket itself.
 
     async def _own(self, conversation_id: int) -> Conversation:
-        return await _db(conversations.own)(user_id=self._user_id, conversation_id=conversation_id)
+        return await off_loop(conversations.own, user_id=self._user_id, conversation_id=conversation_id)
 
     async def _say(self, frame: dict[str, Any], ref: str = "") -> None:
         await self.send(text_data=json.dumps(frame | ({"ref": ref} if ref else {}), ensure_ascii=False))
 
     async def _may(self) -> bool:
-        return await _db(_is_permitted)(self.scope, self._user_id)
+        return await off_loop(_is_permitted, self.scope, self._user_id)
 
     async def _keep_looking(self) -> None:
         """Who has lost his role, key or session meanwhile is shown nothing more."""
@@ -298,11 +296,6 @@ class ChatSocket(AsyncWebsocketConsumer):
         except Exception:  # noqa: BLE001  (the edge of our code)
             logger.exception("chat.socket_broken")
             await self.close(code=1011)
-
-
-def _db(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """``function`` off the event loop."""
-    return functools.partial(off_loop, function)
 
 
 def _is_permitted(scope: dict[str, Any], user_id: int) -> bool:

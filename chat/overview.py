@@ -9,7 +9,6 @@ from chat.models import UsageDay
 from chat.usage import SEE_ALL
 from chat.usage_history import rate_now
 from deployments.models import Service
-from deployments.phases import Wanted
 from infini.charts import Chart, HistoryCard
 from infini.dashboard import Section, Step, Tile
 from infini.display import BUSY, QUIET
@@ -37,8 +36,8 @@ def overview(request: HttpRequest) -> Section:
 
 def _step(request: HttpRequest) -> Step:
     """The guide's last: somebody was answered, here or over the gateway."""
-    ready = Service.objects.filter(placements__instances__ready=True, placements__instances__wanted=Wanted.RUNNING)
-    service = visible(ready.order_by("-pk"), request.user).values_list("pk", flat=True).first()
+    ready = Service.objects.answering().order_by("-pk")
+    service = visible(ready, request.user).values_list("pk", flat=True).first()
     return Step(
         _("Talk to it"),
         _("Once an instance is ready, its page has a chat."),

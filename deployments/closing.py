@@ -41,7 +41,7 @@ def finish(result: OperationResult, state: ResultState, *, reason: str = "", **c
     )
 
 
-def ask_again(result: OperationResult, why: str) -> None:
+def leave_open(result: OperationResult, why: str) -> None:
     """Leave one result for the next step, saying what keeps it; `finish` puts its own reason there."""
     OperationResult.objects.filter(pk=result.pk, state__in=UNFINISHED).update(reason=why[:500])
 

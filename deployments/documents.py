@@ -124,6 +124,7 @@ def _reason(wanted: str, instances: list[Row]) -> str:
 
 
 def _instances(service_ids: list[int]) -> dict[int, list[Row]]:
+    """Servers are read by themselves: joined, each row would bring its server's moment along to be converted anew."""
     found: dict[int, list[Row]] = defaultdict(list)
     rows = list(Instance.objects.filter(placement__service__in=service_ids).values(*_INSTANCE_COLUMNS))
     here = {row["placement__server_id"] for row in rows}

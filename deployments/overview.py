@@ -149,8 +149,6 @@ def reason_of(service: Any) -> str:
 
 
 def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:
-    placed = "placements__instances__"
-    running = Service.objects.filter(**{f"{placed}ready": True, f"{placed}wanted": Wanted.RUNNING})
     may_add = request.user.has_perm("deployments.add_service")
     return [
         Step(
@@ -158,6 +156,6 @@ def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:
             _("Choose servers and the command that starts the model server there."),
             reverse("admin:deployments_service_add") if may_add else None,
             _("Add service"),
-            visible(running, request.user).exists(),
+            visible(Service.objects.answering(), request.user).exists(),
         ),
     ]

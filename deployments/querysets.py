@@ -28,6 +28,10 @@ def _count_instances(**conditions: Any) -> Coalesce:
 
 
 class ServiceQuerySet(models.QuerySet["Service"]):
+    def answering(self) -> "ServiceQuerySet":
+        """With an instance that is ready and wanted; one with several comes several times."""
+        return self.filter(placements__instances__ready=True, placements__instances__wanted=Wanted.RUNNING)
+
     def with_status(self) -> "ServiceQuerySet":
         """Adds ``open_operation_id``, ``wanted_count``, ``ready_count``, ``lost_count``, ``alive_count`` and
         ``deploy_status``: the first that holds of deploying, offline, deployed, online.

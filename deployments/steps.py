@@ -190,7 +190,7 @@ def _record_failure(operation: Operation, due: Due, error: AgentError) -> None:
         return
     unreachable = isinstance(error, AgentUnreachable)
     if unreachable and due.instance.placement.server.agent_is_heard:
-        closing.ask_again(due.result, error.message)
+        closing.leave_open(due.result, error.message)
         return
     with transaction.atomic():
         if unreachable or due.verb == "deploy":

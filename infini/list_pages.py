@@ -38,10 +38,17 @@ def _where(request: HttpRequest, pk: int | None = None) -> tuple[str, str]:
     if pk is not None:
         saved = _saved(request, pk)
         return saved.page, saved.query
-    page = request.POST.get("page", "")
-    if not any(a.opts.label_lower == page and a.has_view_permission(request) for a in admin.site._registry.values()):
-        raise Http404
+    page = _listed(request).opts.label_lower
     return page, saved_lists.filters_of(request.POST.get("query", ""))
+
+
+def _listed(request: HttpRequest) -> Any:
+    """The admin whose list is meant; Http404 where there is none, or none for this reader."""
+    page = request.POST.get("page", "")
+    for listed in admin.site._registry.values():
+        if listed.opts.label_lower == page and listed.has_view_permission(request):
+            return listed
+    raise Http404
 
 
 def _address(page: str, query: str = "") -> str:
@@ -93,9 +100,8 @@ def remove_list(request: HttpRequest, pk: int) -> HttpResponse | None:
 def set_columns(request: HttpRequest) -> HttpResponse | None:
     """Those that were offered and left out are hidden."""
     user: Any = request.user
-    page, _query = _where(request)
-    [listed] = [a for a in admin.site._registry.values() if a.opts.label_lower == page]
+    listed = _listed(request)
     chosen = request.POST.getlist("column")
-    offered = [column.name for column in listed.list_columns(request)]  # type: ignore[attr-defined]
-    saved_lists.hide_columns(user, page, [name for name in offered if name not in chosen])
+    offered = [column.name for column in listed.list_columns(request)]
+    saved_lists.hide_columns(user, listed.opts.label_lower, [name for name in offered if name not in chosen])
     return None

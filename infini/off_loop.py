@@ -10,7 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from django.db import DatabaseError, connection
+from django.db import Error as AnyDatabaseError
+from django.db import connection
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,10 +30,10 @@ async def off_loop(work: Callable[P, T], *given: P.args, **named: P.kwargs) -> T
 def _done(work: Callable[[], T]) -> T:
     """A connection to a server is closed, for the server may end it in between; so is one that failed."""
     try:
-        result = work()
-    except DatabaseError:
+        return work()
+    except AnyDatabaseError:
         connection.close()
         raise
-    if connection.vendor != "sqlite":
-        connection.close()
-    return result
+    finally:
+        if connection.vendor != "sqlite":
+            connection.close()

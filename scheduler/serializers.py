@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import Manager, QuerySet
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -65,7 +65,7 @@ class TasksSerializer(serializers.ListSerializer):
     """Many tasks, their servers found in one query: as model objects these took half of a long list's time."""
 
     def to_representation(self, tasks: Any) -> list[Any]:
-        listed = list(tasks.all() if isinstance(tasks, Manager) else tasks)
+        listed = list(tasks)
         ids = server_ids([task.pk for task in listed])
         for task in listed:
             task.server_ids = ids.get(task.pk, [])

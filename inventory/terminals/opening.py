@@ -1,7 +1,6 @@
 """Opening a session: what the database knows first, then the network, then the row that says it is open."""
 
 import asyncio
-import functools
 import logging
 import re
 import shlex
@@ -77,7 +76,7 @@ async def open_session(user: User, wanted: Wanted) -> Session:
             connect = database_sync_to_async(_connect, thread_sensitive=False, executor=_openers)
             session.shell = await connect(session, plan)
     except SshError as error:
-        await off_loop(functools.partial(rows.refused, user=user, server=plan.server, message=error.message))
+        await off_loop(rows.refused, user=user, server=plan.server, message=error.message)
         raise
     try:
         await off_loop(_write_row, session, user, plan)

@@ -10,7 +10,6 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-import infini.urls  # noqa: F401  (with it the admin registers its pages)
 from deployments.models import Instance, Operation, OperationResult, Service
 from deployments.phases import OperationState, Phase, ResultState
 from deployments.specs import create_service

@@ -25,8 +25,9 @@ pytestmark = [
 ]
 # SQL of our own, claims, conditional updates, two at once; one of them looks at SQLite's plans.
 HEAVIEST = (
-    *("tests/infini/test_bulk.py", "tests/inventory/test_fleet_history.py", "tests/inventory/test_devices.py"),
-    *("tests/scheduler/test_firing.py", "tests/deployments/test_reports.py", "tests/deployments/test_steps.py"),
+    *("tests/infini/test_off_loop.py", "tests/infini/test_bulk.py", "tests/inventory/test_fleet_history.py"),
+    *("tests/inventory/test_devices.py", "tests/scheduler/test_firing.py", "tests/deployments/test_reports.py"),
+    "tests/deployments/test_steps.py",
 )
 ONLY_SQLITE = "not uses_the_index"
 
