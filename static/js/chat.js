@@ -85,13 +85,13 @@ function onStatus(told) {
 
 async function send(content) {
   if (conversation) {
-    await settings.flush();
+    await settings.save();
     thread.ask({ content });
     return;
   }
   beginning = true;
   refresh();
-  socket.say({ type: "send", ref: NEW_REF, ...asFrame(target), content, ...settings.read() });
+  socket.say({ type: "send", ref: NEW_REF, ...asFrame(target), content, ...settings.taken() });
 }
 
 function refresh() {

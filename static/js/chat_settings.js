@@ -4,6 +4,8 @@ import { api, data, fill, texts } from "./chat_api.js";
 
 const SAVE_AFTER_MS = 600;
 const SAID_MS = 2000;
+// Where this tab keeps what is not stored yet: a page may be asked for anew before its last change arrived.
+const kept = (id) => `chat-settings-${id}`;
 
 export class Settings {
   constructor(form, saved, problem) {
@@ -11,28 +13,49 @@ export class Settings {
     this.saved = saved;
     this.problem = problem;
     this.timer = 0;
+    this.storing = null; // what is under way
+    this.unsaved = null; // the newest that is valid and not stored yet
     form.addEventListener("submit", (event) => event.preventDefault());
-    addEventListener("pagehide", () => this.flush());
+    addEventListener("pagehide", () => this.store());
     form.addEventListener("input", () => {
       clearTimeout(this.timer);
       saved.textContent = "";
+      if (form.checkValidity()) this.keep(this.read());
       this.timer = setTimeout(() => this.save(), SAVE_AFTER_MS);
     });
   }
 
   show(id, settings) {
+    clearTimeout(this.timer);
+    this.store(); // of the conversation that is left
     this.id = id;
-    const given = { ...settings?.parameters, system_prompt: settings?.system_prompt };
+    this.unsaved = id ? JSON.parse(sessionStorage.getItem(kept(id))) : null;
+    this.tell("");
+    const { parameters, system_prompt } = this.unsaved || settings || {};
+    const given = { ...parameters, system_prompt };
     for (const field of this.form.elements) {
       const value = given[field.name] ?? "";
       if (field.name) field.value = Array.isArray(value) ? value.join("\n") : value;
     }
-    this.tell("");
+    this.store();
   }
 
-  /** Adopts the conversation that was begun with what stands here. */
+  /** What a conversation is begun with: nothing of it is left to be stored. */
+  taken() {
+    this.unsaved = null;
+    return this.read();
+  }
+
+  /** Adopts the conversation that was begun with what was taken. */
   adopt(id) {
     this.id = id;
+    if (this.unsaved) this.keep(this.unsaved);
+    this.store();
+  }
+
+  keep(unsaved) {
+    this.unsaved = unsaved;
+    if (this.id) sessionStorage.setItem(kept(this.id), JSON.stringify(unsaved));
   }
 
   read() {
@@ -46,27 +69,36 @@ export class Settings {
   }
 
   /** What was typed a moment ago is stored before it is asked with. */
-  async flush() {
-    if (!this.timer) return;
+  async save() {
     clearTimeout(this.timer);
-    await this.save();
+    if (!this.form.checkValidity()) this.form.reportValidity();
+    await this.storing; // or an older one might come in last
+    await this.store();
   }
 
-  async save() {
-    this.timer = 0;
-    if (!this.form.checkValidity()) {
-      this.form.reportValidity();
-      return;
-    }
-    this.tell("");
-    if (!this.id) return;
+  /** Sends at once, since the page may be left now; what could not be stored is tried again with the next change. */
+  store() {
+    this.storing = this.send();
+    return this.storing;
+  }
+
+  async send() {
+    const { id, unsaved } = this;
+    if (!id || !unsaved) return;
+    this.unsaved = null;
+    let problem = "";
     try {
-      await api("PATCH", `${data.api_url}/${this.id}`, this.read());
-      this.saved.textContent = texts.saved;
-      setTimeout(() => { this.saved.textContent = ""; }, SAID_MS);
+      await api("PATCH", `${data.api_url}/${id}`, unsaved);
+      if (sessionStorage.getItem(kept(id)) === JSON.stringify(unsaved)) sessionStorage.removeItem(kept(id));
     } catch (error) {
-      this.tell(fill(texts.save_failed, error.message));
+      problem = fill(texts.save_failed, error.message);
     }
+    if (this.id !== id) return;
+    if (problem) this.unsaved ??= unsaved;
+    this.tell(problem);
+    if (problem || this.unsaved) return;
+    this.saved.textContent = texts.saved;
+    setTimeout(() => { this.saved.textContent = ""; }, SAID_MS);
   }
 
   tell(sentence) {

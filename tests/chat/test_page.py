@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route, expect, sync_playwright
 
 from tests.chat.conftest import Case
 from tests.chat.site import Site
@@ -216,10 +216,10 @@ def test_settings_list_rename_delete_export(site: Site, case: Callable[..., Case
     sent = json.loads(thinks.seen.bodies[0])
     assert (sent["temperature"], sent["messages"][0]) == (0.3, {"role": "system", "content": "Be brief."})
     page.get_by_label("Max tokens").fill("77")
-    expect(page.locator("#chat-saved")).to_have_text("Saved")
     page.get_by_label("Temperature").fill("7")
     page.reload()
     expect(page.get_by_label("Max tokens")).to_have_value("77")
+    expect(page.get_by_label("Temperature")).to_have_value("0.3")
     expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
 
     page.locator("#chat-menu summary").click()
@@ -252,6 +252,38 @@ def test_settings_list_rename_delete_export(site: Site, case: Callable[..., Case
     expect(page.locator(".turn")).to_have_count(0)
     expect(page.locator("#chat-rows")).to_contain_text("No conversation matches.")
     assert site.history(thinks.service_id, "operator") == []
+
+
+def test_saved_is_said_of_what_stands_there_and_the_newest_is_stored_last(
+    site: Site, case: Callable[..., Case], open_chat: Callable[..., Page]
+) -> None:
+    page = open_chat(case("good"))
+    saved, most = page.locator("#chat-saved"), page.get_by_label("Max tokens")
+    held: list[Route] = []
+    page.route("**/api/conversations/*", lambda route: held.append(route))
+    ask(page, "Hi")
+    expect(answers(page)).to_have_attribute("data-state", "complete")
+    with page.expect_request(lambda request: request.method == "PATCH"):
+        most.fill("77")
+    most.fill("78")
+    page.wait_for_timeout(900)  # longer than a change waits to be stored
+    assert [route.request.post_data_json["parameters"]["max_tokens"] for route in held] == [77]
+    expect(saved).to_have_text("")
+    while held:
+        held.pop(0).continue_()
+        page.wait_for_timeout(200)
+    expect(saved).to_have_text("Saved")
+    page.unroute_all()
+    page.reload()
+    expect(most).to_have_value("78")
+    page.get_by_role("link", name="New", exact=True).click()
+    page.locator("#chat-rows a").first.click()
+    expect(most).to_have_value("78")
+    most.fill("79")  # and away at once
+    page.get_by_role("link", name="New", exact=True).click()
+    expect(most).to_have_value("")
+    page.locator("#chat-rows a").first.click()
+    expect(most).to_have_value("79")
 
 
 def test_none_ready_says_why(site: Site, case: Callable[..., Case], open_chat) -> None:

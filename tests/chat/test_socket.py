@@ -312,6 +312,7 @@ async def test_a_page_that_acknowledges_nothing_gets_a_window_and_no_more(
         await asyncio.sleep(0.2)
         got = sum(len(slow.text(start["answer"])) for start in starts)
         assert 200_000 < got <= 256 * 1024 < sum(last["length"] for last in lasts)
+        slow.acknowledges = True
         await slow.say(type="ack", n=max(frame["n"] for frame in slow.frames if frame["type"] == "chunk"))
         for start, last in zip(starts, lasts, strict=True):
             await slow.got("error", answer=start["answer"])
