@@ -33,7 +33,7 @@ from chat.usage_history import service_rates
 from deployments.models import Service
 from infini.admin_base import display
 from infini.csv_export import attributes
-from infini.display import ABSENT, Bar, link, number
+from infini.display import ABSENT, Bar, link, number, url_of
 from infini.extras import Column
 from infini.visibility import visible
 
@@ -68,7 +68,7 @@ def with_rate(services: QuerySet, user: Any) -> QuerySet:
 
 @display(description=_("Requests/min"), ordering="requests_a_minute")
 def rate_shown(service: Any) -> SafeString:
-    url = f"{reverse('admin:deployments_service_page', args=[service.pk])}?tab=usage"
+    url = f"{url_of('admin:deployments_service_page', service.pk)}?tab=usage"
     title = gettext("gateway, mean of 5 min")
     return format_html(
         '<span class="num"><a class="link" href="{}" title="{}">{}</a></span>',

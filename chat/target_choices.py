@@ -9,7 +9,7 @@ from chat.models import Endpoint, target_key
 from chat.readiness import first_reasons, why_not_ready
 from deployments.models import Placement, Service
 from deployments.shown import service_chip, with_standing
-from infini.display import QUIET, Chip
+from infini.display import QUIET, Chip, url_of
 from infini.said import said
 from infini.visibility import visible
 
@@ -57,7 +57,7 @@ def _service(service: Service, reason: str, terminal: str) -> dict[str, Any]:
         "ready": f"{service.ready_count}/{service.wanted_count}",  # type: ignore[attr-defined]
         "why": said(why_not_ready(service, reason)),
         "chip": _chip(service_chip(service)),
-        "url": reverse("admin:deployments_service_change", args=[service.pk]),
+        "url": url_of("admin:deployments_service_change", service.pk),
         "terminal": terminal,
     }
 
@@ -88,7 +88,7 @@ def _endpoint(endpoint: Endpoint, may_see: bool) -> dict[str, Any]:
         "ready": "",
         "why": why,
         "chip": _chip(chip),
-        "url": reverse("admin:chat_endpoint_change", args=[endpoint.pk]) if may_see else "",
+        "url": url_of("admin:chat_endpoint_change", endpoint.pk) if may_see else "",
         "terminal": "",
     }
 

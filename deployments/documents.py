@@ -36,15 +36,8 @@ _COLUMNS = (
     *(f"current_revision__{column}" for column in _SPEC),
 )
 _INSTANCE_COLUMNS = (
-    *("pk", "key", "wanted", "phase", "ready", "pid", "port", "restarts", "exit_code", "exit_unseen", "reason"),
-    *(
-        "started_at",
-        "observed_at",
-        "replaces_id",
-        "revision__number",
-        "placement__server_id",
-        "placement__service_id",
-    ),
+    *("placement__service_id", "placement__server_id", "pk", "key", "revision__number", "wanted", "replaces_id"),
+    *("phase", "ready", "pid", "port", "restarts", "exit_code", "exit_unseen", "reason", "started_at", "observed_at"),
 )
 
 
@@ -126,29 +119,31 @@ def _reason(wanted: str, instances: list[Row]) -> str:
 def _instances(service_ids: list[int]) -> dict[int, list[Row]]:
     """Servers are read by themselves: joined, each row would bring its server's moment along to be converted anew."""
     found: dict[int, list[Row]] = defaultdict(list)
-    rows = list(Instance.objects.filter(placement__service__in=service_ids).values(*_INSTANCE_COLUMNS))
-    here = {row["placement__server_id"] for row in rows}
+    rows = list(Instance.objects.filter(placement__service__in=service_ids).values_list(*_INSTANCE_COLUMNS))
+    here = {server_id for _, server_id, *_ in rows}
     servers = list(Server.objects.order_by().filter(pk__in=here).values_list("pk", "name", "agent_seen_at"))
     names, heard = {pk: name for pk, name, _ in servers}, {pk: seen for pk, _, seen in servers}
     for row in rows:
-        found[row["placement__service_id"]].append(
+        service_id, server_id, pk, key, revision, wanted, replaces, *seen = row
+        phase, ready, pid, port, restarts, exit_code, exit_unseen, reason, started_at, observed = seen
+        found[service_id].append(
             {
-                "id": row["pk"],
-                "key": row["key"],
-                "server_id": row["placement__server_id"],
-                "server": names.get(row["placement__server_id"], ""),
-                "revision": row["revision__number"],
-                "wanted": row["wanted"],
-                "replaces": row["replaces_id"],
-                "phase": row["phase"],
-                "ready": row["ready"],
-                "pid": row["pid"],
-                "port": row["port"],
-                "restarts": row["restarts"],
-                "exit_code": "unknown" if row["exit_unseen"] else row["exit_code"],
-                "reason": row["reason"],
-                "started_at": row["started_at"],
-                "observed_at": observed_at(row["phase"], row["observed_at"], heard.get(row["placement__server_id"])),
+                "id": pk,
+                "key": key,
+                "server_id": server_id,
+                "server": names.get(server_id, ""),
+                "revision": revision,
+                "wanted": wanted,
+                "replaces": replaces,
+                "phase": phase,
+                "ready": ready,
+                "pid": pid,
+                "port": port,
+                "restarts": restarts,
+                "exit_code": "unknown" if exit_unseen else exit_code,
+                "reason": reason,
+                "started_at": started_at,
+                "observed_at": observed_at(phase, observed, heard.get(server_id)),
             }
         )
     return found

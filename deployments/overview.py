@@ -1,16 +1,16 @@
 """The services' part of the overview: what is wrong first."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db.models import Count, Max, Prefetch, Q
+from django.db.models import Case, Count, Max, Q, When
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from deployments.models import Instance, Operation, Placement, Service
+from deployments.models import Instance, Operation, Service
 from deployments.overview_devices import fleet_devices
 from deployments.phases import OPEN_STATES, Phase, Wanted
 from deployments.reconcile import braked_since
@@ -26,7 +26,7 @@ from deployments.shown import (
 )
 from infini.badges import DANGER, INFO, Badge
 from infini.dashboard import Problem, Section, Step, Tile
-from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip
+from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_of
 from infini.said import said
 from infini.visibility import visible
 
@@ -114,38 +114,36 @@ def _instances_tile(url: str, user: Any) -> Tile:
 def _problems(ranked: Any) -> list[Problem]:
     wrong = ranked.filter(rank__in=[rank_of(standing) for standing in WRONG]).order_by("rank", "name")
     ids = list(wrong.values_list("pk", flat=True)[:SHOWN])
-    placements = Placement.objects.select_related("server").only("service", "server__name", "server__agent_seen_at")
-    with_instances = Prefetch("placements", queryset=placements.prefetch_related("instances"))
-    described = with_silent_server(with_standing(Service.objects.with_status()))
-    rows = described.filter(pk__in=ids).prefetch_related(with_instances)
-    return [_problem(service) for service in rows]
+    described = with_silent_server(with_standing(Service.objects.with_status())).filter(pk__in=ids)
+    instances = _amiss(ids)
+    return [_problem(service, instances[service.pk]) for service in described]
 
 
-def _problem(service: Any) -> Problem:
-    url = reverse("admin:deployments_service_page", args=[service.pk])
-    return Problem(
-        service.name, service_chip(service), reason_of(service), url, 4 - service.rank, since=wrong_since(service)
-    )
+class _Amiss(NamedTuple):
+    """An instance that does not stand as it should."""
+
+    service_id: int
+    server: str
+    reason: str
+    since: datetime | None
 
 
-def wrong_since(service: Any) -> datetime | None:
-    """When the first of its instances came to stand as it should not; of a silent server, when it last spoke."""
-    moments = [
-        placement.server.agent_seen_at if instance.phase == Phase.LOST else instance.observed_at
-        for placement in service.placements.all()
-        for instance in placement.instances.all()
-        if not (instance.wanted == Wanted.RUNNING and instance.ready)
-    ]
-    return min((at for at in moments if at), default=None)
+def _amiss(service_ids: list[int]) -> dict[int, list[_Amiss]]:
+    """By service. One that is not heard from is so since its server last spoke."""
+    since = Case(When(phase=Phase.LOST, then="placement__server__agent_seen_at"), default="observed_at")
+    rows = Instance.objects.filter(placement__service__in=service_ids).exclude(wanted=Wanted.RUNNING, ready=True)
+    found: dict[int, list[_Amiss]] = defaultdict(list)
+    for row in rows.values_list("placement__service_id", "placement__server__name", "reason", since):
+        found[row[0]].append(_Amiss(*row))
+    return found
 
 
-def reason_of(service: Any) -> str:
-    """The first reason among its instances, with the server it comes from."""
-    for placement in service.placements.all():
-        for instance in placement.instances.all():
-            if instance.reason and not (instance.wanted == Wanted.RUNNING and instance.ready):
-                return f"{placement.server.name}: {said(instance.reason)}"
-    return ""
+def _problem(service: Any, instances: list[_Amiss]) -> Problem:
+    """With the first reason among them, and since when the first came to stand so."""
+    reason = next((f"{one.server}: {said(one.reason)}" for one in instances if one.reason), "")
+    since = min((one.since for one in instances if one.since), default=None)
+    url = url_of("admin:deployments_service_page", service.pk)
+    return Problem(service.name, service_chip(service), reason, url, 4 - service.rank, since=since)
 
 
 def _steps(request: HttpRequest, by_standing: Counter[Standing]) -> list[Step]:

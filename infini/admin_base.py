@@ -3,6 +3,7 @@ errors of verbs as messages and form errors, secrets never shown, object pages, 
 """
 
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 from django import forms
@@ -16,7 +17,7 @@ from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext
@@ -48,7 +49,7 @@ from infini.admin_forms import BaseForm
 from infini.admin_lists import OwnListsAdmin
 from infini.admin_verbs import Verb, VerbsAdmin, ask_first, do, list_url, names_of
 from infini.confirmation import typed_name
-from infini.display import ABSENT
+from infini.display import ABSENT, url_of
 from infini.errors import InfiniError, StaleVersion
 from infini.fields import EncryptedTextField
 from infini.tabs import Tab
@@ -85,11 +86,14 @@ class NamesSelect(UnfoldAdminSelectWidget):
 
     def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
         chosen = set(self.format_value(value))
-        texts = ((pk, " selected" if str(pk) in chosen else "", text) for pk, text in self.choices)
-        options = format_html_join("", '<option value="{}"{}>{}</option>', texts)
+        options = SafeString("".join(_option(pk, text, str(pk) in chosen) for pk, text in self.choices))
         named = flatatt(self.build_attrs(self.attrs, attrs) | {"name": name})
         context = {"attributes": named, "options": options}
         return render_to_string("partials/names_select.html", context)
+
+
+def _option(value: Any, text: Any, is_chosen: bool) -> str:
+    return f'<option value="{escape(str(value))}"{" selected" if is_chosen else ""}>{escape(str(text))}</option>'
 
 
 class NamesForm(DropdownForm):
@@ -317,7 +321,7 @@ class PagedAdmin(BaseAdmin):
         return [path("<int:pk>/", page, name=name), *self.verb_urls(), *super().get_urls()]
 
     def page_url(self, row: Model) -> str:
-        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", args=[row.pk])
+        return url_of(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", row.pk)
 
     def page_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         row = self.page_queryset(request).filter(pk=pk).first()
@@ -356,7 +360,7 @@ class PagedAdmin(BaseAdmin):
     def _edit_url(self, request: HttpRequest, row: Model) -> str | None:
         if not self.has_change_permission(request, row):
             return None
-        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[row.pk])
+        return url_of(f"admin:{self.opts.app_label}_{self.opts.model_name}_change", row.pk)
 
     def response_post_save_add(self, request: HttpRequest, obj: Model) -> HttpResponse:
         return HttpResponseRedirect(self.page_url(obj))

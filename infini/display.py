@@ -1,5 +1,6 @@
 """How pages show a state, a share, a moment: one shape each, always with a word and never by colour alone."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -161,9 +162,15 @@ def gib(amount: float | int | None) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
+@functools.lru_cache(maxsize=10_000)
+def url_of(name: str, *args: Any) -> str:
+    """``reverse``, asked once for each object: a list leads to hundreds, and they stay where they are."""
+    return reverse(name, args=args)
+
+
 def url_or_none(name: str, *args: Any) -> str | None:
     """The address of a page that another app may not have."""
     try:
-        return reverse(name, args=args)
+        return url_of(name, *args)
     except NoReverseMatch:
         return None

@@ -40,9 +40,9 @@ class Column:
 
 def rows_html(cl: ChangeList, heads: list[dict[str, Any]]) -> SafeString:
     """Every row of the list; ``heads`` has the text of each column in "text"."""
-    columns = list(_columns(cl, heads))
+    columns, kept = list(_columns(cl, heads)), _kept(cl)
     rows = [
-        _ROW.format(_STRIPES[number % 2], "".join(_cell(cl, column, row) for column in columns))
+        _ROW.format(_STRIPES[number % 2], "".join(_cell(cl, column, row, kept) for column in columns))
         for number, row in enumerate(cl.result_list)
     ]
     return mark_safe("".join(rows))  # noqa: S308  (each part is escaped where it is made)
@@ -80,16 +80,23 @@ def _box_column(cl: ChangeList) -> Column:
     return Column(begins, "</td>", lambda row: mark_safe(f"{before}{conditional_escape(row.pk)}{after}"), False)  # noqa: S308
 
 
-def _cell(cl: ChangeList, column: Column, row: Model) -> str:
+def _kept(cl: ChangeList) -> str:
+    """What follows each row's address, so that its page leads back to this list as it is filtered now."""
+    if not cl.result_list:
+        return ""
+    url = cl.url_for_result(cl.result_list[0])
+    whole: str = add_preserved_filters({"preserved_filters": cl.preserved_filters, "opts": cl.opts}, url)
+    return whole.removeprefix(url)
+
+
+def _cell(cl: ChangeList, column: Column, row: Model, kept: str) -> str:
     try:
         shown = column.reads(row)
     except ObjectDoesNotExist:
         shown = cl.model_admin.get_empty_value_display()
     if column.leads:
-        kept: dict[str, Any] = {"preserved_filters": cl.preserved_filters, "opts": cl.opts}
-        url = add_preserved_filters(kept, cl.url_for_result(row))
         opener = format_html(' data-popup-opener="{}"', row.pk) if cl.is_popup else ""
-        shown = format_html('<a href="{}"{}>{}</a>', url, opener, shown)
+        shown = format_html('<a href="{}{}"{}>{}</a>', cl.url_for_result(row), kept, opener, shown)
     return f"{column.begins}{conditional_escape(shown)}{column.ends}"
 
 

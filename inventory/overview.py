@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _
 
 from infini.badges import DANGER, Badge
 from infini.dashboard import Problem, Section, Step, Tile
-from infini.display import BAD, GOOD, QUIET
+from infini.display import BAD, GOOD, QUIET, url_of
 from infini.visibility import visible
 from inventory.models import Server
 from inventory.querysets import ServerStatus
@@ -74,7 +74,7 @@ def _tiles(counts: dict[str, Any]) -> list[Tile]:
 
 
 def _problem(server: Server) -> Problem:
-    url = reverse("admin:inventory_server_page", args=[server.pk])
+    url = url_of("admin:inventory_server_page", server.pk)
     since = server.agent_seen_at or server.unreachable_at  # type: ignore[attr-defined]
     return Problem(server.name, server_chip(server), offline_reason(server), url, 2, since)
 

@@ -5,7 +5,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -16,7 +15,7 @@ from deployments.phases import OPEN_STATES, OperationState
 from deployments.shown import operation_chip, with_progress
 from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PagedAdmin, RelatedDropdownFilter, display
 from infini.csv_export import attributes
-from infini.display import ABSENT, Chip, ago, link
+from infini.display import ABSENT, Chip, ago, link, url_of
 from infini.said import said
 
 
@@ -68,7 +67,7 @@ class OperationAdmin(PagedAdmin):
 
     @display(description=_("Service"), ordering="service__name")
     def service_shown(self, operation: Operation) -> SafeString:
-        return link(reverse("admin:deployments_service_page", args=[operation.service_id]), operation.service)
+        return link(url_of("admin:deployments_service_page", operation.service_id), operation.service)
 
     @display(description=_("State"), ordering="state")
     def state_shown(self, operation: Operation) -> Chip:

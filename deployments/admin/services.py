@@ -6,7 +6,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, Prefetch, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, reverse
+from django.urls import URLPattern
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -38,7 +38,7 @@ from infini.admin_base import DropdownFilter, PagedAdmin, RecordAdmin, RelatedDr
 from infini.admin_verbs import Verb, names_of, with_link
 from infini.confirmation import typed_name
 from infini.csv_export import CsvColumn, attributes
-from infini.display import ABSENT, ago, link, links, url_or_none
+from infini.display import ABSENT, ago, link, links, url_of, url_or_none
 from infini.said import said
 
 DEPLOY_PERMISSION = "deployments.deploy_service"
@@ -253,7 +253,7 @@ class ServiceAdmin(PagedAdmin, RecordAdmin):
     @display(description=_("Servers"))
     def on_servers(self, service: Any) -> SafeString | str:
         placed = [p.server for p in service.placements.all() if p.replicas]
-        shown = links((reverse("admin:inventory_server_page", args=[s.pk]), s.name) for s in placed[:3])
+        shown = links((url_of("admin:inventory_server_page", s.pk), s.name) for s in placed[:3])
         more = len(placed) - 3
         return SafeString(f"{shown} +{more}") if more > 0 else shown or ABSENT
 

@@ -6,7 +6,6 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -14,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseAdmin, DropdownFilter, RelatedDropdownFilter, display
 from infini.csv_export import CsvColumn, attributes
-from infini.display import Bar, link
+from infini.display import Bar, link, url_of
 from infini.visibility import visible
 from inventory.models import Device
 from inventory.servers import SECRETS
@@ -93,7 +92,7 @@ class DeviceAdmin(BaseAdmin):
 
     @display(description=_("Server"), ordering="server__name")
     def server_shown(self, device: Device) -> SafeString:
-        return link(reverse("admin:inventory_server_page", args=[device.server_id]), device.server)
+        return link(url_of("admin:inventory_server_page", device.server_id), device.server)
 
     @display(description=_("State"), ordering="present")
     def state(self, device: Device) -> SafeString:

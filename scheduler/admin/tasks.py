@@ -7,7 +7,6 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -18,7 +17,7 @@ from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PageChangeL
 from infini.admin_verbs import Verb, names_of
 from infini.counting import count_of
 from infini.csv_export import attributes
-from infini.display import ABSENT, Chip, ago
+from infini.display import ABSENT, Chip, ago, url_of
 from infini.errors import InfiniError
 from infini.timeline import events_about
 from scheduler import planning, runs, selectors, targets
@@ -238,7 +237,7 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
     def last_shown(self, task: Any) -> SafeString | Chip:
         if task.last_run_id is None:
             return task_chip(task)
-        url = reverse("admin:scheduler_run_page", args=[task.last_run_id])
+        url = url_of("admin:scheduler_run_page", task.last_run_id)
         return format_html('{} <a class="link" href="{}">{}</a>', task_chip(task), url, ago(task.last_at))
 
     @display(description=_("Last 30 runs"))
@@ -254,7 +253,7 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
             'formaction="{}" title="{}"></button>',
             "true" if task.enabled else "false",
             task.name,
-            reverse("admin:scheduler_task_do", args=[task.pk, verb.name]),
+            url_of("admin:scheduler_task_do", task.pk, verb.name),
             verb.label,
         )
 
@@ -262,7 +261,7 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
     def run_shown(self, task: Task) -> SafeString:
         return format_html(
             '<button type="submit" class="btn" formnovalidate formaction="{}" aria-label="{}: {}">{}</button>',
-            reverse("admin:scheduler_task_do", args=[task.pk, RUN.name]),
+            url_of("admin:scheduler_task_do", task.pk, RUN.name),
             RUN.label,
             task.name,
             RUN.label,

@@ -224,7 +224,7 @@ def test_the_examples_are_whole_and_load_once(api: APIClient, fleet: Callable[..
     assert SavedCommand.objects.filter(key="disk-check").exists()
     for saved in SavedCommand.objects.all():
         environment = {one["name"]: one["default"] for one in saved.parameters}
-        task = Task(name=saved.name, command=saved.command, environment=environment)
+        task = Task(name=saved.name, command=saved.command, environment=environment, timeout_seconds=30)
         server = Server.objects.first() or fleet(1)[0]
         runs.run_once(task, named=[server.pk], by=None)
     hosting.carry_out_due(linger_seconds=0)
