@@ -1,12 +1,15 @@
 """What the gateway adds to pages of other apps: a service's usage and its rate, and what keys took this month."""
 
+import json
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from django.db.models import (
-    Case,
     Exists,
+    F,
     FloatField,
+    Func,
     IntegerField,
     OuterRef,
     Q,
@@ -14,7 +17,6 @@ from django.db.models import (
     Subquery,
     Sum,
     Value,
-    When,
 )
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
@@ -62,8 +64,27 @@ def service_usage(request: HttpRequest, service: Any) -> dict[str, Any]:
 
 def with_rate(services: QuerySet, user: Any) -> QuerySet:
     """Adds ``requests_a_minute``, counted once for all: a look at the last minutes' requests for each row is slow."""
-    asked = [When(pk=pk, then=Value(rate)) for pk, rate in service_rates().items()]
-    return services.annotate(requests_a_minute=Case(*asked, default=Value(0.0), output_field=FloatField()))
+    return services.annotate(requests_a_minute=Looked("pk", service_rates()))
+
+
+class Looked(Func):
+    """What ``numbers`` has for a row's key, else 0: one parameter, where a condition for each of a thousand numbers
+    took longer to write than the rest of the list."""
+
+    output_field = FloatField()
+
+    def __init__(self, key: str, numbers: Mapping[int, float]) -> None:
+        super().__init__(Value(json.dumps(numbers)), F(key))
+
+    def as_sqlite(self, compiler: Any, connection: Any, **_: Any) -> tuple[str, Any]:
+        return self._as(compiler, "COALESCE(json_extract({}, '$.\"' || {} || '\"'), 0.0)")
+
+    def as_postgresql(self, compiler: Any, connection: Any, **_: Any) -> tuple[str, Any]:
+        return self._as(compiler, "COALESCE((({})::jsonb ->> ({})::text)::double precision, 0.0)")
+
+    def _as(self, compiler: Any, template: str) -> tuple[str, Any]:
+        (numbers, given), (key, more) = (compiler.compile(one) for one in self.get_source_expressions())
+        return template.format(numbers, key), (*given, *more)
 
 
 @display(description=_("Requests/min"), ordering="requests_a_minute")

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from django.test import Client
 
-from chat.models import Endpoint, TrafficRule
+from chat.gateway_parts import RATE
+from chat.models import Endpoint, TrafficRule, Usage
 from deployments.models import Service
 from deployments.phases import Phase
 from deployments.shown import Standing, standing_of, with_standing
@@ -248,6 +249,19 @@ def test_wrong_ones_come_first_and_stand_on_the_overview(in_every_state: None, a
     assert "one: Exit 1." in overview.content.decode()
 
 
+def test_services_are_ordered_by_their_requests_a_minute(in_every_state: None, admin: Client) -> None:
+    asked = {"runs": 10, "partly": 25}
+    for service in Service.objects.filter(name__in=asked):
+        told = Usage(service_id=service.pk, user_id=1, path="chat", outcome="complete")
+        Usage.objects.bulk_create([told] * asked[service.name])
+    page = admin.get("/admin/deployments/service/").context["cl"]
+    column = page.list_display.index(RATE.show)
+    rows = admin.get(f"/admin/deployments/service/?o=-{column}").context["cl"].result_list
+    assert [(row.name, row.requests_a_minute) for row in rows][:2] == [("partly", 5.0), ("runs", 2.0)]
+    assert {row.requests_a_minute for row in rows[2:]} == {0.0}
+    assert all(str(rate) in RATE.show(row) for row, rate in zip(rows, ("5", "2", "0"), strict=False))
+
+
 def test_filtering_by_relations(in_every_state: None, admin: Client) -> None:
     two = Server.objects.get(name="two")
     rows = admin.get(f"/admin/deployments/service/?servers__id__exact={two.pk}").context["cl"].result_list
@@ -290,7 +304,7 @@ def test_a_row_is_escaped_ticked_and_leads_to_its_page(admin: Client, make_serve
     assert "<b>" not in row and "&lt;b&gt;&amp;amp;" in row
     assert f'name="_selected_action" value="{server.pk}"' in row
     lead = re.search(r'<th class="cell field-named" data-label="Server"><a href="([^"]+)">', row)
-    assert lead and lead[1].startswith(f"/admin/inventory/server/{server.pk}/")
+    assert lead and lead[1] == f"/admin/inventory/server/{server.pk}/?_changelist_filters=q%3Damp"
     assert '<span class="two-lines"><span>' in row and "<small>127.0.0.9</small>" in row
 
 
