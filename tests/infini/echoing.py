@@ -1,12 +1,28 @@
-"""Sockets for tests/infini/test_web.py: each message comes back; ``heard`` asks for those that the listener took."""
+"""Sockets for tests/infini/test_web.py: each message comes back; ``heard`` asks for those that the listener took. A
+request leaves garbage that refers to itself, and is answered with how much of the earlier ones' is there still."""
 
 import asyncio
+import weakref
 from typing import Any
+
+LEFT = 5_000
+left: "weakref.WeakSet[Litter]" = weakref.WeakSet()
+
+
+class Litter:
+    def __init__(self) -> None:
+        self.itself = self
+        left.add(self)
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     """``/listen`` takes what it can by the web server's short way; what begins with ``~`` it leaves to ``receive``."""
-    if scope["type"] != "websocket":
+    if scope["type"] == "http":
+        body = str(len(left)).encode()
+        for _ in range(LEFT):
+            Litter()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
         return
     heard: list[bytes] = []
     await receive()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 MASK = b"\x01\x80\xff\x3c"
@@ -123,6 +124,11 @@ def test_a_listener_overtakes_nothing(connect: Callable[..., Client]) -> None:
     assert client.receive() == (BINARY, b"a|b|c")
     client.send(frame(b"~e"), frame(b"f"))  # the first waits to be received, so the second waits behind it
     assert [client.receive() for _ in range(2)] == [(BINARY, b"~e"), (BINARY, b"f")]
+
+
+def test_a_request_s_garbage_is_gone_before_the_next(port: int) -> None:
+    asked = [requests.get(f"http://127.0.0.1:{port}/", timeout=10).text for _ in range(3)]
+    assert asked == ["0", "0", "0"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uvloop does not run there")
