@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 ALONE = (
     *("agent/test_limits.py", "agent/test_logs.py", "chat/test_cancel.py", "chat/test_gateway_process.py"),
     *("chat/test_latency.py", "chat/test_limits.py", "chat/test_socket.py", "infini/test_supervisor.py"),
-    *("live/test_browser_terminal.py", "live/test_commands.py", "live/test_up.py"),
+    *("live/test_browser_terminal.py", "live/test_commands.py"),
     "terminals/test_flow.py",
 )
 
