@@ -8,7 +8,9 @@ class ChatConfig(AppConfig):
 
     def ready(self) -> None:
         from chat import environments, overview
-        from infini import dashboard
+        from chat import metrics as our_metrics
+        from infini import dashboard, metrics
 
         dashboard.register(overview.overview)
+        metrics.register(our_metrics.figures)
         environments.register()

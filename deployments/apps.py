@@ -8,8 +8,9 @@ class DeploymentsConfig(AppConfig):
 
     def ready(self) -> None:
         from deployments import limits, overview, selectors, surroundings
+        from deployments import metrics as our_metrics
         from deployments.event_words import WORDS
-        from infini import badges, dashboard, event_words, stats
+        from infini import badges, dashboard, event_words, metrics, stats
         from inventory.terminals.surroundings import register
 
         stats.register(selectors.counts)
@@ -17,4 +18,5 @@ class DeploymentsConfig(AppConfig):
         badges.register(overview.badges)
         event_words.register(WORDS)
         register(surroundings.surroundings)
+        metrics.register(our_metrics.figures)
         limits.register()

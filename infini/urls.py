@@ -12,6 +12,7 @@ urlpatterns = [
     path("", views.home, name="home"),
     either_slash("healthz", views.healthz, "healthz"),
     either_slash("readyz", views.readyz, "readyz"),
+    either_slash("metrics", views.MetricsView.as_view(), "metrics"),
     either_slash("api/schema", SpectacularAPIView.as_view(), "schema"),
     either_slash("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema"), "docs"),
     either_slash("api/stats", views.StatsView.as_view(), "stats"),

@@ -17,6 +17,7 @@ from rest_framework.views import APIView
 from infini import stats
 from infini.access import LOGGED_IN
 from infini.errors import Forbidden, InfiniError, NotFound
+from infini.metrics_text import CONTENT_TYPE, metrics_text
 
 
 @require_safe
@@ -48,6 +49,16 @@ class StatsView(APIView):
     def get(self, request: Request) -> Response:
         """Counts for the overview."""
         return Response(stats.counts(request.user))
+
+
+class MetricsView(APIView):
+    """For Prometheus, by the key of somebody who may see the fleet."""
+
+    needs = {"GET": "inventory.view_server"}
+
+    @extend_schema(responses={(200, "text/plain"): str})
+    def get(self, request: Request) -> HttpResponse:
+        return HttpResponse(metrics_text(request.user), content_type=CONTENT_TYPE)
 
 
 def _speaks_json(request: HttpRequest) -> bool:

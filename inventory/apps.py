@@ -7,8 +7,9 @@ class InventoryConfig(AppConfig):
     verbose_name = _("Fleet")
 
     def ready(self) -> None:
-        from infini import badges, clusters, dashboard, event_words, stats
+        from infini import badges, clusters, dashboard, event_words, metrics, stats
         from inventory import limits, overview, selectors
+        from inventory import metrics as our_metrics
         from inventory.event_words import WORDS
         from inventory.installation import queueing
 
@@ -17,4 +18,5 @@ class InventoryConfig(AppConfig):
         badges.register(overview.badges)
         event_words.register(WORDS)
         clusters.register_waiting(queueing.waits_since)
+        metrics.register(our_metrics.figures)
         limits.register()

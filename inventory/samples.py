@@ -60,7 +60,7 @@ class _Minute:
         host = report.get("host")
         told = host if isinstance(host, dict) else {}
         for mean, name in zip(self.host, HOST_FIGURES.values(), strict=True):
-            mean.take(_figure(told.get(name)))
+            mean.take(finite(told.get(name)))
         for device in listed_devices(report):
             for mean, value in zip(self.devices[device["uuid"]], _device_figures(device), strict=True):
                 mean.take(value)
@@ -115,13 +115,13 @@ def _minute_of(moment: datetime) -> datetime:
 
 
 def _device_figures(device: Mapping[str, Any]) -> tuple[float | None, ...]:
-    used, total = _figure(device.get("memory_used_bytes")), _figure(device.get("memory_total_bytes"))
+    used, total = finite(device.get("memory_used_bytes")), finite(device.get("memory_total_bytes"))
     share = 100 * used / total if used is not None and total else None
-    utilisation, heat, power = (_figure(device.get(name)) for name in (DEVICE_FIGURES[0], *DEVICE_FIGURES[2:]))
+    utilisation, heat, power = (finite(device.get(name)) for name in (DEVICE_FIGURES[0], *DEVICE_FIGURES[2:]))
     return utilisation, share, heat, power
 
 
-def _figure(value: Any) -> float | None:
+def finite(value: Any) -> float | None:
     """A finite number; JSON as Python reads it may bring others."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not -1e15 < value < 1e15:
         return None

@@ -7,8 +7,9 @@ class SchedulerConfig(AppConfig):
     verbose_name = _("Commands")
 
     def ready(self) -> None:
-        from infini import badges, clusters, dashboard, event_words, rounds, stats
+        from infini import badges, clusters, dashboard, event_words, metrics, rounds, stats
         from scheduler import limits, overview, rounding, selectors
+        from scheduler import metrics as our_metrics
         from scheduler.event_words import WORDS
 
         stats.register(selectors.counts)
@@ -17,4 +18,5 @@ class SchedulerConfig(AppConfig):
         event_words.register(WORDS)
         rounds.register(rounding.round_of_runs)
         clusters.register_waiting(selectors.runs_wait_since)
+        metrics.register(our_metrics.figures)
         limits.register()

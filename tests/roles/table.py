@@ -162,6 +162,7 @@ ADMIN: dict[str, Admin] = {
 
 # Below /api. Refused: 403, without a login 401, never a redirect.
 API: dict[str, Least] = {
+    "/metrics": READ,
     "/api/schema": OWN,
     "/api/docs": OWN,
     "/api/stats": OWN,

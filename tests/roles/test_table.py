@@ -74,7 +74,7 @@ def text_of(answer: HttpResponse) -> str:
 
 def is_refused(path: str, who: str, answer: HttpResponse) -> bool:
     """In the way of the place: the API says so, a page leads to the login or names what is missing."""
-    if path.startswith("/api/") or path == "/admin/find/":
+    if path.startswith(("/api/", "/metrics")) or path == "/admin/find/":
         return answer.status_code == (401 if who == "nobody" else 403)
     if who == "nobody":
         return answer.status_code == 302 and "/login/" in answer["Location"]
