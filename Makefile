@@ -12,13 +12,14 @@ FOUND_PYTHON = $(shell for p in $(CANDIDATES); do "$$p" $(IS_NEW_ENOUGH) >/dev/n
 NO_PYTHON = Infini needs Python 3.11 or newer, and $(if $(PYTHON),$(PYTHON) is not,none was found). \
 Install one, or name it: make PYTHON=/path/to/python3.11
 
-.PHONY: help setup setup-dev up demo down test lint messages roles screenshots chaos bench clean
+.PHONY: help setup setup-dev up demo down backup restore test lint messages roles screenshots chaos bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    run the site with a small model deployed on it"
 	@echo "make up      run the site: web, two workers, monitor, local agent (Ctrl-C ends it)"
 	@echo "make down    end the site and stop the instances on this machine"
+	@echo "make backup FILE=f   write the whole site to a file while it runs; make restore FILE=f takes it back"
 	@echo "make test    run all tests            (ARGS='-k chat' runs a part, in one process)"
 	@echo "make lint    check form, types, migrations"
 	@echo "make messages  collect new texts for locale/ and compile what is translated (needs gettext)"
@@ -55,6 +56,12 @@ $(VENV)/.requirements-dev: requirements-dev.lock $(VENV)/.requirements
 
 up demo: setup
 	@exec $(VENV_PYTHON) manage.py $@
+
+backup: setup
+	@$(VENV_PYTHON) manage.py backup $(if $(FILE),"$(FILE)")
+
+restore: setup
+	@$(VENV_PYTHON) manage.py restore $(if $(FILE),"$(FILE)")
 
 down: setup
 	@$(VENV_PYTHON) manage.py down

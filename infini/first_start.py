@@ -35,6 +35,11 @@ def password_path() -> Path:
     return settings.DATA_DIR / "admin-password"
 
 
+def prepared_path() -> Path:
+    """Tells the version whose first start was here."""
+    return settings.DATA_DIR / "prepared-for"
+
+
 def prepare_data_dir() -> None:
     """Make the data directory, ours alone when it is new, and see that it can be written."""
     path = settings.DATA_DIR
@@ -177,7 +182,7 @@ def _make_first_user() -> str | None:
 
 def _run_steps() -> None:
     """The steps of every start, and once per version those that bring reference data."""
-    marker = settings.DATA_DIR / "prepared-for"
+    marker = prepared_path()
     fresh = not marker.exists() or marker.read_text().strip() != settings.VERSION
     for name in [*(settings.FIRST_START_STEPS if fresh else []), *settings.START_STEPS]:
         import_string(name)()
