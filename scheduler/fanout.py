@@ -50,7 +50,9 @@ class Fanout:
         self.waiting = deque(places)
         self.shots: dict[int, Shot] = {}
         self.attempts = {place.result_id: place for place in places}
-        self.canary = set(list(states)[: self.policy.get("canary", 0)])
+        # One in maintenance tells nothing about the command: the next takes its place.
+        asked = [result_id for result_id, state in states.items() if state != ResultState.SKIPPED]
+        self.canary = set(asked[: self.policy.get("canary", 0)])
         self.stopped = ""  # why nothing more begins
         self.ending: RunState | None = None  # cancelled or timed out: what runs was told to end
         started = run.started_at or timezone.now()

@@ -188,6 +188,8 @@ def _check_it_fires(task: Task, before: Task | None) -> None:
         same = before is not None and before.run_at == task.run_at
         if not same and task.run_at is not None and task.run_at < timezone.now() - PAST_GRACE:
             raise _at(field, _("This lies in the past."))
+        if task.run_at is not None and not task.schedule().may_begin(task.run_at):
+            raise _at(field, _("This never comes true within the window."))
         return
     task.anchor_at = timezone.now()
     if task.schedule().after(timezone.now()) is None:

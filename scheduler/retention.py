@@ -6,7 +6,7 @@ import time
 from datetime import timedelta
 
 from django.conf import settings
-from django.db.models import Count, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from scheduler.models import Run, Task
@@ -36,12 +36,12 @@ def _ended() -> QuerySet[Run]:
 
 
 def _beyond_the_number() -> list[int]:
-    """Some of the oldest runs of a task that has too many."""
-    counted = Task.objects.annotate(n=Count("runs")).filter(n__gt=settings.RUN_KEEP_COUNT).order_by("-n")
+    """Some of the oldest runs of a task that has too many; open ones count for nothing, however many wait."""
+    ended = Count("runs", filter=~Q(runs__state__in=OPEN_RUNS))
+    counted = Task.objects.annotate(n=ended).filter(n__gt=settings.RUN_KEEP_COUNT).order_by("-n")
     for task in counted.only("pk")[:1]:
-        ids = list(task.runs.order_by("-pk").values_list("pk", flat=True)[settings.RUN_KEEP_COUNT :])
-        ended = _ended().filter(pk__in=ids[-BATCH:])
-        return list(ended.values_list("pk", flat=True))
+        ids = _ended().filter(task=task).order_by("-pk").values_list("pk", flat=True)
+        return list(ids[settings.RUN_KEEP_COUNT :])[-BATCH:]
     return []
 
 

@@ -78,6 +78,14 @@ def test_a_task_of_each_kind(api: APIClient, body: Callable[..., dict], schedule
         ({"schedule_type": "cron", "cron": "0 0 30 2 *"}, "cron", "never comes true"),
         ({"window_opens": "01:00"}, "window_closes", "both"),
         ({"window_opens": "05:00", "window_closes": "06:00"}, "time_of_day", "within the window"),
+        (
+            {
+                **{"schedule_type": "once", "run_at": "2099-01-01T12:00:00Z"},
+                **{"window_opens": "22:00", "window_closes": "06:00"},
+            },
+            "run_at",
+            "within the window",
+        ),
         ({"environment": {"1A": "x"}}, "environment", "no name of a variable"),
         ({"environment": {"A": 1, "B": ["x"]}}, "environment.B", ""),
         ({"retries": 21}, "retries", ""),

@@ -15,9 +15,9 @@ from django.utils import timezone
 
 from infini.models import Alert, AlertKind, Lease
 from inventory.models import Server
-from scheduler import claims, hosting, runs
+from scheduler import claims, hosting, runs, targets
 from scheduler.models import Run, RunResult, Task
-from scheduler.states import RunState
+from scheduler.states import RunState, Trigger
 from tests.real_agent import wait_until
 from tests.real_sshd import FakeServer, RealSshd, refused_port, says_nothing
 from tests.scheduler.conftest import results_of
@@ -123,6 +123,20 @@ def test_the_rest_waits_for_the_first_and_stops_with_them(make_task: MakeTask, f
     assert states(run) == {"failed": 2, "skipped": 4}
     assert run.reason == "2 failed. Stopped: it failed on the first servers."
     assert results_of(run)["gpu-06"].reason == "Stopped: it failed on the first servers."
+
+
+def test_the_first_are_those_that_are_asked(make_task: MakeTask, fleet: Fleet) -> None:
+    """A schedule leaves servers in maintenance alone: they say nothing about the command, and others go first."""
+    servers = fleet(5)
+    Server.objects.filter(name__in=["gpu-01", "gpu-02"]).update(maintenance=True)
+    task = make_task(servers=servers, command="exit 1", canary=2)
+    run = runs.snapshot(task, trigger=Trigger.SCHEDULE)
+    runs.store(run, targets.aims_of(task), scheduled=True)
+    hosting.carry_out_due(linger_seconds=0)
+    run.refresh_from_db()
+    assert run.reason == "2 failed. Stopped: it failed on the first servers."
+    ended = {name: result.state for name, result in results_of(run).items()}
+    assert [ended[f"gpu-0{n}"] for n in range(1, 6)] == ["skipped", "skipped", "failed", "failed", "skipped"]
 
 
 @pytest.mark.parametrize("limit", [{"stop_after_failures": 2}, {"stop_after_percent": 20}])

@@ -47,6 +47,16 @@ def test_runs_go_by_number_for_each_task_and_open_ones_stay(settings: Any, ended
     assert kept == {run.pk for run in [busy[0], *busy[3:], *quiet]}
 
 
+def test_a_long_line_of_waiting_runs_keeps_no_other_task_from_being_pruned(
+    settings: Any, ended: Callable[..., list[Run]]
+) -> None:
+    settings.RUN_KEEP_COUNT = 4
+    waiting, busy = ended("waiting", 9), ended("busy", 7)
+    Run.objects.filter(task=waiting[0].task).update(state=RunState.QUEUED, finished_at=None)
+    assert retention.prune() == 3
+    assert set(Run.objects.values_list("pk", flat=True)) == {run.pk for run in [*waiting, *busy[3:]]}
+
+
 def test_a_little_at_a_time(settings: Any, ended: Callable[..., list[Run]], monkeypatch: pytest.MonkeyPatch) -> None:
     settings.RUN_KEEP_DAYS = 1
     monkeypatch.setattr(retention, "BATCH", 2)
