@@ -15,10 +15,11 @@ MARK = "INFINI_RUN"
 _MAX_ARGUMENT_BYTES = 100_000
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
-# One line, and no single quote nor exclamation mark in it: csh takes it as well. The first line of output tells the
-# process, which sshd made the leader of a session of its own. ``b`` is the command as an argument, ``f`` as text.
+# One line, and no single quote nor exclamation mark in it: csh takes it as well. Where no command comes it fails. The
+# first line of output tells the process, which sshd made the leader of a session of its own. ``f`` is the command as a
+# file.
 _START = (
-    'IFS= read -r s; eval "$s"; unset s; export {mark}={token}; echo {token} $$; '
+    'IFS= read -r s || exit 1; eval "$s"; unset s; export {mark}={token}; echo {token} $$; '
     "w=bash; command -v bash >/dev/null 2>&1 || w=sh; "
     'if [ -n "$infini_big" ]; then f=$(umask 077; mktemp) || exit 1; printf "%s" "rm -f -- $f; $infini_command" >"$f"; '
     'set -- "$f"; unset infini_command infini_big f; exec $w -lc ". \\"\\$0\\"" "$1"; fi; '

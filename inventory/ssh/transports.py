@@ -5,6 +5,10 @@ its channel at once: no thread for each channel and nothing is polled. That thre
 buffer, or a key exchange that only it can finish, would hold it (paramiko#822). What it has to send goes to a
 second thread, the pump, unless it can be sent without waiting for anything. The pump exists once something was posted
 to it and ends with the connection.
+
+A server gives the number of a channel that both sides have closed to the next one. Several threads speak for a
+channel, so what is said for it is known as its own, and dropped once its last word went out: the end of one command's
+input would else be taken for the next one's.
 """
 
 import contextlib
@@ -183,6 +187,15 @@ class Transport(Handshake):
         elif not (self.pump.is_idle() and self.send_at_once(message)):
             self.pump.post(send)
 
+    def _send_message(self, message: paramiko.Message) -> None:
+        """Caller holds ``clear_to_send_lock`` for what a channel says."""
+        channel = getattr(message, "of_channel", None)
+        if channel is not None:
+            if channel.has_said_last:
+                return
+            channel.has_said_last = message.is_last
+        super()._send_message(message)
+
     def _unlink_channel(self, number: int) -> None:
         super()._unlink_channel(number)
         self.held.pop(number, None)
@@ -215,6 +228,7 @@ class Channel(paramiko.Channel):
         super().__init__(number)
         self.answered = threading.Event()
         self.refusal = ""
+        self.has_said_last = False  # the server may have given our number to another since
 
     def request(self, kind: str, *values: Any, wants_reply: bool = True) -> None:
         """Send a channel request without waiting for the answer. Integers travel as such, the rest as text."""
@@ -228,11 +242,41 @@ class Channel(paramiko.Channel):
                 message.add_int(value)
             else:
                 message.add_string(value)
-        self.transport._send_user_message(message)
+        self.transport._send_user_message(self._own(message))
 
     def connection_ended(self) -> None:
         """The transport's last word to a channel."""
         self.answered.set()
+
+    def _own(self, message: Any, *, is_last: bool = False) -> Any:
+        """``message`` marked as said for this channel, as all are that follow the asking for it."""
+        if message is not None:
+            message.of_channel, message.is_last = self, is_last
+        return message
+
+    # What paramiko calls
+
+    def _send(self, data: bytes, message: paramiko.Message) -> int:
+        sent: int = super()._send(data, self._own(message))
+        return sent
+
+    def _send_eof(self) -> paramiko.Message | None:
+        return self._own(super()._send_eof())
+
+    def _close_internal(self) -> tuple[paramiko.Message | None, paramiko.Message | None]:
+        eof, close = super()._close_internal()
+        return eof, self._own(close, is_last=True)
+
+    def _check_add_window(self, count: int) -> int:
+        """``count`` bytes were taken: tell the server once that is worth a message. 0: nothing is left to be told."""
+        taken = super()._check_add_window(count)
+        if taken:
+            message = paramiko.Message()
+            message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
+            message.add_int(self.remote_chanid)
+            message.add_int(taken)
+            self.transport._send_user_message(self._own(message))
+        return 0
 
     def _unlink(self) -> None:
         super()._unlink()
@@ -267,13 +311,7 @@ class StreamChannel(Channel):
 
     def acknowledge(self, count: int) -> None:
         """``count`` bytes were taken; tells the server once it is worth a message. Waits for the connection."""
-        taken = self._check_add_window(count)
-        if taken:
-            message = paramiko.Message()
-            message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
-            message.add_int(self.remote_chanid)
-            message.add_int(taken)
-            self.transport._send_user_message(message)
+        self._check_add_window(count)
 
     def send_at_once(self, data: bytes) -> bool:
         """Send all of ``data``, which is small, if that waits for nothing."""
@@ -282,7 +320,7 @@ class StreamChannel(Channel):
             if self.closed or self.eof_sent or not fits:
                 return False
             head = cMSG_CHANNEL_DATA + struct.pack(">II", self.remote_chanid, len(data))
-            if not self.transport.send_at_once(paramiko.Message(head + data)):
+            if not self.transport.send_at_once(self._own(paramiko.Message(head + data))):
                 return False
             self.out_window_size -= len(data)
         return True

@@ -17,6 +17,7 @@ from inventory.ssh.commands import run
 from inventory.ssh.connections import connected
 from inventory.ssh.errors import SshError
 from inventory.ssh.shells import ShellChannel, ShellEnd
+from inventory.ssh.transports import StreamChannel, Transport
 from tests.real_agent import wait_until
 from tests.real_sshd import RealSshd
 
@@ -200,6 +201,49 @@ def test_new_keys_in_the_middle_of_a_flood_hold_nothing_up(access: SshAccess, mo
             done += 4
         result = flooding.result()
     assert result.success and flood["bytes"] == 268435456 and done > 20
+
+
+def test_what_is_said_late_for_a_channel_does_not_reach_the_next_of_its_number(
+    access: SshAccess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread was about to send input and its end when the command ended and the server closed the channel."""
+    say, late = Transport._send_user_message, []  # type: ignore[var-annotated]
+    with connected(access) as connection:
+        ended = threading.Event()
+        first = connection.open_stream(lambda _stream, _data: None, ended.set)
+        first.settimeout(10)
+        first.request("exec", "read _; sleep 0.3")
+        first.sendall(b"\n")  # waits until the server takes input
+        with monkeypatch.context() as held_up:
+            me = threading.current_thread()
+            held_up.setattr(
+                Transport,
+                "_send_user_message",
+                lambda self, m: late.append(m) if threading.current_thread() is me else say(self, m),
+            )
+            first.sendall(b"stray")
+            first.shutdown_write()
+        assert ended.wait(10) and first.status == 0 and len(late) == 2
+        got: list[bytes] = []
+        all_told = threading.Event()
+
+        def next_of_its_number() -> StreamChannel | None:
+            """sshd gives a number again a moment after both sides have closed."""
+            channel = connection.open_stream(lambda _stream, data: got.append(data), lambda: None)
+            if (channel.transport, channel.remote_chanid) == (first.transport, first.remote_chanid):
+                return channel
+            return channel.close()  # type: ignore[no-any-return]
+
+        second = wait_until(next_of_its_number)
+        second._end = all_told.set
+        for message in late:
+            say(first.transport, message)
+        second.settimeout(10)
+        second.request("exec", "cat")
+        second.sendall(b"its own")
+        second.shutdown_write()
+    assert all_told.wait(10), "its input never ended"
+    assert b"".join(got) == b"its own"
 
 
 def test_a_child_process_does_not_disturb_its_parents_connections(access: SshAccess) -> None:
