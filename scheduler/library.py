@@ -1,6 +1,7 @@
 """Saved commands, and the fleet jobs that come with the site as examples."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.db.models.functions import Lower
 from infini import events, records
 from infini.errors import Invalid
 from scheduler.models import SavedCommand
-from scheduler.parameters import check_parameters
+from scheduler.parameters import check_parameters, filled
 from scheduler.planning import check_command
 
 FILE = Path(__file__).parent / "data" / "jobs.json"
@@ -41,6 +42,13 @@ def change_command(
     saved: SavedCommand, columns: set[str], *, by: events.Actor, version: int | None = None
 ) -> SavedCommand:
     return records.change(settle(saved), columns, by=by, version=version)
+
+
+def used(saved: SavedCommand, values: Mapping[str, str]) -> dict[str, Any]:
+    """``command`` and ``environment`` of a task or run that uses ``saved`` with ``values`` for its parameters, the
+    defaults for the others; raises Invalid where one is missing or not allowed.
+    """
+    return {"command": saved.command, "environment": filled(saved.parameters, values)}
 
 
 def load_examples() -> int:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.db.models import QuerySet
+from django.utils.translation import gettext as _
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
@@ -39,6 +40,28 @@ class EnvironmentField(serializers.DictField):
         super().__init__(**{"child": child, "required": False, **options})
 
 
+class _UsesSaved(serializers.Serializer):
+    """A command is written out, or it is a saved one with values for its parameters in ``environment``."""
+
+    command = CommandField(required=False)
+    command_id = IdField(
+        queryset=SavedCommand.objects.all(),
+        required=False,
+        write_only=True,
+        help_text="A saved command in place of ``command``; ``environment`` gives values to its parameters.",
+    )
+
+    def validate(self, values: dict) -> dict:
+        saved = values.pop("command_id", None)
+        if saved is not None and "command" in values:
+            raise serializers.ValidationError({"command_id": [_("Either a command or a saved one.")]})
+        if saved is not None:
+            values |= library.used(saved, values.get("environment") or {})
+        elif "command" not in values and not self.partial:
+            raise serializers.ValidationError({"command": [_("Write the command to run.")]})
+        return values
+
+
 class ClockField(serializers.TimeField):
     """A time of day, ``HH:MM`` or ``HH:MM:SS``."""
 
@@ -72,11 +95,10 @@ class TasksSerializer(serializers.ListSerializer):
         return super().to_representation(listed)
 
 
-class TaskSerializer(serializers.ModelSerializer):
+class TaskSerializer(_UsesSaved, serializers.ModelSerializer):
     """Reads carry ``status`` and ``next_run_at``, both derived; writes go through ``scheduler.planning``."""
 
     name = NameField(max_length=100)
-    command = CommandField()
     environment = EnvironmentField()
     server_ids = ServerIdsField(
         child_relation=IdField(queryset=Server.objects.only("name")), source="servers", required=False
@@ -96,7 +118,7 @@ class TaskSerializer(serializers.ModelSerializer):
         model = Task
         list_serializer_class = TasksSerializer
         fields = [
-            *("id", "name", "command", "environment", "server_ids", "selector", "account"),
+            *("id", "name", "command", "command_id", "environment", "server_ids", "selector", "account"),
             *Task.SCHEDULE,
             *("misfire", "catch_up_most", "late_most_seconds", "overlap"),
             *Task.POLICY,
@@ -136,11 +158,10 @@ class DraftSerializer(TaskSerializer):
         return name
 
 
-class CommandOnServersSerializer(serializers.Serializer):
+class CommandOnServersSerializer(_UsesSaved):
     """A command to be run once, without a task."""
 
     name = NameField(max_length=100, required=False)
-    command = CommandField()
     environment = EnvironmentField()
     server_ids = IdField(queryset=Server.objects.only("name"), many=True, required=False)
     selector = serializers.CharField(required=False, allow_blank=True, max_length=500)

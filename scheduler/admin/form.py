@@ -16,6 +16,7 @@ from infini.admin_base import (
 from infini.errors import InfiniError
 from scheduler.admin.fields import CommandField, ParametersField, ServersField, parameter_fields
 from scheduler.models import SavedCommand, Task
+from scheduler.parameters import filled
 from scheduler.schedules import resolve, zone_named
 from scheduler.states import ScheduleType
 
@@ -61,7 +62,7 @@ class OnServersForm(forms.ModelForm):
 
     def begin_with(self, saved: SavedCommand | None) -> None:
         """Fill a new form from a saved command and ask for its parameters one by one."""
-        self.saved = saved
+        self.saved = None if self.instance.pk else saved
         if saved is None or self.instance.pk:
             return
         self.initial = {"name": saved.name, "command": saved.command, **self.initial}
@@ -71,14 +72,26 @@ class OnServersForm(forms.ModelForm):
         texts = {_FIELDS.get(name, name): said for name, said in error.fields.items()}
         super().show(type(error)(error.message, fields=texts, code=error.code))  # type: ignore[misc]
 
-    def merged_environment(self) -> dict[str, str]:
-        """What was written by lines, and the fields of the saved command's parameters."""
+    def clean(self) -> dict[str, Any] | None:
+        super().clean()
+        if "environment" in self.cleaned_data:
+            try:
+                self.cleaned_data["environment"] = self._merged_environment()
+            except InfiniError as error:
+                self.show(error)
+        return self.cleaned_data
+
+    def _merged_environment(self) -> dict[str, str]:
+        """What was written by lines, and the fields of the saved command's parameters; raises Invalid where that is
+        not what the saved command allows.
+        """
         own = {
             name.removeprefix("param_"): str(self.cleaned_data.get(name) or "")
             for name in self.fields
             if name.startswith("param_")
         }
-        return own | (self.cleaned_data.get("environment") or {})
+        merged = own | (self.cleaned_data.get("environment") or {})
+        return filled(self.saved.parameters, merged) if self.saved else merged
 
 
 def with_parameters(form: type[forms.ModelForm], saved: SavedCommand | None) -> type[forms.ModelForm]:
@@ -172,8 +185,6 @@ class TaskForm(OnServersForm, BaseForm):
                 self.cleaned_data["run_at"] = resolve(at.replace(tzinfo=None), zone_named(zone))
             except InfiniError as error:
                 self.show(error)
-        if "environment" in self.cleaned_data:
-            self.cleaned_data["environment"] = self.merged_environment()
         return self.cleaned_data
 
     def written(self) -> set[str]:

@@ -191,7 +191,7 @@ class RunAdmin(PagedAdmin, RecordAdmin):
     def save_form(self, request: HttpRequest, form: Any, change: bool) -> Any:
         task: Task = form.save(commit=False)
         task.name = form.cleaned_data.get("name") or ""
-        task.environment = form.merged_environment()
+        task.environment = form.cleaned_data["environment"]
         named = [server.pk for server in form.cleaned_data["on_servers"]]
         return runs.run_once(task, named=named, by=request.user)  # type: ignore[arg-type]
 

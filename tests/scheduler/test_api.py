@@ -227,6 +227,31 @@ def test_saved_commands(api: APIClient) -> None:
     assert api.delete(path).status_code == 204
 
 
+def test_a_saved_command_is_used_with_what_its_parameters_allow(api: APIClient, server: Server) -> None:
+    parameters = [
+        {"name": "LEVEL", "default": "low", "allowed": ["low", "high"]},
+        {"name": "WHERE", "required": True},
+    ]
+    saved = {"name": "a", "command": "echo $LEVEL $WHERE", "parameters": parameters}
+    use = {"command_id": api.post("/api/commands", saved, format="json").json()["id"], "server_ids": [server.pk]}
+    task = {**use, "name": "t", "schedule_type": "interval", "interval_seconds": 60}
+    for values, says in [({}, "WHERE is needed"), ({"WHERE": "x", "LEVEL": "odd"}, "one of: low, high")]:
+        for path, body in (("/api/runs", use), ("/api/tasks", task), ("/api/tasks/preview", task)):
+            wrong = api.post(path, {**body, "environment": values}, format="json")
+            assert wrong.status_code == 400 and says in wrong.json()["error"]["fields"]["environment"][0]
+    both = api.post("/api/runs", {**use, "command": "true"}, format="json")
+    neither = api.post("/api/runs", {"server_ids": [server.pk]}, format="json")
+    assert both.json()["error"]["fields"].keys() == {"command_id"}
+    assert neither.json()["error"]["fields"].keys() == {"command"}
+    assert not Run.objects.exists() and not Task.objects.exists()
+    wanted = {"LEVEL": "low", "WHERE": "x; true", "MORE": "1"}
+    given = {"WHERE": "x; true", "MORE": "1"}
+    assert api.post("/api/runs", {**use, "environment": given}, format="json").status_code == 202
+    made = api.post("/api/tasks", {**task, "environment": given}, format="json").json()
+    assert made["command"] == Run.objects.get().command == "echo $LEVEL $WHERE"
+    assert made["environment"] == Run.objects.get().environment == wanted and "command_id" not in made
+
+
 def test_the_examples_are_whole_and_load_once(api: APIClient, fleet: Callable[..., list]) -> None:
     assert library.load_examples() >= 4 and library.load_examples() == 0
     assert SavedCommand.objects.filter(key="disk-check").exists()

@@ -148,6 +148,21 @@ def test_a_saved_command_asks_for_its_parameters(browser: Client, make_server: C
     assert nobody.status_code == 200 and "No server is left" in nobody.content.decode()
 
 
+def test_what_is_written_by_hand_does_not_get_around_what_a_parameter_allows(
+    browser: Client, make_server: Callable[..., Server]
+) -> None:
+    level = {"name": "LEVEL", "label": "", "default": "low", "allowed": ["low", "high"], "required": False}
+    saved = SavedCommand.objects.create(name="a", command="echo $LEVEL", parameters=[level])
+    server = make_server("gpu-1")
+    for url in (f"/admin/scheduler/run/add/?saved={saved.pk}", f"{ADD}?saved={saved.pk}"):
+        data = form_data(browser.get(url)) | {"on_servers": [server.pk], "environment": "LEVEL=odd"}
+        refused = browser.post(url, data)
+        assert refused.status_code == 200 and "LEVEL must be one of: low, high." in refused.content.decode()
+    assert not Run.objects.exists() and not Task.objects.exists()
+    assert browser.post(url, data | {"environment": "MORE=1"}).status_code == 302
+    assert Task.objects.get().environment == {"LEVEL": "low", "MORE": "1"}
+
+
 # Verbs
 
 
