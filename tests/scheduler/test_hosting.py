@@ -1,5 +1,6 @@
 """Runs carried out over a real sshd: order, limits, ends of every kind, and a host that takes over from a dead one."""
 
+import hashlib
 import subprocess
 import threading
 import time
@@ -14,10 +15,12 @@ from django.db import connection
 from django.utils import timezone
 
 from infini.models import Alert, AlertKind, Lease
+from inventory.installation.certificates import make_identity
 from inventory.models import Server
-from scheduler import claims, hosting, runs, targets
-from scheduler.models import Run, RunResult, Task
+from scheduler import claims, hosting, library, runs, targets
+from scheduler.models import Run, RunResult, SavedCommand, Task
 from scheduler.states import RunState, Trigger
+from tests.agent.test_upgrade import NEWER, running_from
 from tests.real_agent import wait_until
 from tests.real_sshd import FakeServer, RealSshd, refused_port, says_nothing
 from tests.scheduler.conftest import results_of
@@ -383,3 +386,37 @@ def test_retry_of_the_failed_servers_alone(make_task: MakeTask, fleet: Fleet, tm
     again.refresh_from_db()
     assert (again.state, again.trigger, again.retry_of) == ("success", "retry", run)
     assert list(results_of(again)) == ["gpu-04"] and len(list(tmp_path.iterdir())) == 4
+
+
+# The examples
+
+
+def test_the_agent_s_upgrade_as_a_command(fleet: Fleet, tmp_path: Path) -> None:
+    library.load_examples()
+    saved = SavedCommand.objects.get(key="agent-upgrade")
+    server, source = fleet(1)[0], tmp_path / "new"
+    source.write_text(NEWER)
+
+    def told(**values: str) -> tuple[str, str]:
+        use = library.used(saved, {"SOURCE": str(source), "SHA256": digest, "PORT": str(agent.port), **values})
+        run = runs.run_once(Task(**use), named=[server.pk], by=None)
+        hosting.carry_out_due(linger_seconds=0)
+        result = run.results.get()
+        return result.state, result.output + result.error
+
+    digest = hashlib.sha256(NEWER.encode()).hexdigest()
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = make_identity("127.0.0.1")
+    cert.write_text(made.certificate)
+    key.write_text(made.key)
+    with running_from(tmp_path) as agent:
+        agent.options = ("--tls-cert", str(cert), "--tls-key", str(key))
+        agent.terminate()
+        agent.start()  # its port stands in its command line now
+        assert told(PORT="1") == ("failed", "no agent runs here on port 1\n")
+        assert told(SHA256="0" * 64) == ("failed", "what is at SOURCE has another digest\n")
+        assert told(SOURCE=f"{source}.txt")[0] == "failed"
+        assert agent.file.read_text() != NEWER
+        for _again in range(2):
+            assert told() == ("success", "agent 99.1\n")
+        assert agent.file.read_text() == NEWER
