@@ -126,6 +126,9 @@ class RunList(generics.ListAPIView):
             if not task.isascii() or not task.isdigit() or len(task) > 18:
                 raise Invalid(_("task_id must be a whole number."), fields={"task_id": [_("Not a whole number.")]})
             rows = rows.filter(task=int(task))
+        if state and state not in RunState.values:
+            said = _("One of: %(kinds)s.") % {"kinds": ", ".join(RunState.values)}
+            raise Invalid(said, fields={"state": [said]})
         return rows.filter(state=state) if state else rows
 
     @extend_schema(request=CommandOnServersSerializer, responses={202: RunBegunSerializer})

@@ -12,6 +12,7 @@ from inventory.fields import IdField, NameField
 from inventory.models import Server
 from scheduler import library, planning
 from scheduler.models import Run, SavedCommand, Task
+from scheduler.schedules import resolve, zone_named
 from scheduler.selectors import server_ids
 from scheduler.states import ResultState, RunState, TaskStatus
 
@@ -71,6 +72,13 @@ class ClockField(serializers.TimeField):
 
     def to_representation(self, value: Any) -> str:
         return f"{value:%H:%M:%S}" if value.second else f"{value:%H:%M}"
+
+
+class LocalField(serializers.DateTimeField):
+    """Day and time of day as a clock shows them, wherever it stands."""
+
+    def enforce_timezone(self, value: Any) -> Any:
+        return value.replace(tzinfo=None)
 
 
 class ServerIdsField(serializers.ManyRelatedField):
@@ -153,9 +161,21 @@ class DraftSerializer(TaskSerializer):
     """A task being written: its name may be missing or taken still."""
 
     name = NameField(max_length=100, required=False)
+    run_local = LocalField(required=False, help_text="``run_at`` as a clock in the task's time zone shows it.")
+
+    class Meta(TaskSerializer.Meta):
+        fields = [*TaskSerializer.Meta.fields, "run_local"]
 
     def validate_name(self, name: str) -> str:
         return name
+
+    def draft(self) -> tuple[Task, list[int]]:
+        """Raises Invalid when ``run_local`` is told in a time zone there is none of."""
+        local = self.validated_data.pop("run_local", None)
+        task, named = super().draft()
+        if local is not None:
+            task.run_at = resolve(local, zone_named(task.timezone))
+        return task, named
 
 
 class CommandOnServersSerializer(_UsesSaved):

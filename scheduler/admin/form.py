@@ -155,6 +155,13 @@ class TaskForm(OnServersForm, BaseForm):
             *Task.POLICY,
             *("notify", "long_after_seconds"),
         ]
+        help_texts = {
+            "cron": _(
+                "Minute, hour, day of month, month, day of week in the task's time zone, as in 0 3 * * 1-5. Where "
+                "clocks go forward over it, it runs at the end of the gap; where they go back over it, the first time. "
+                "With * as minute or hour it follows the time that really passes."
+            ),
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -43,8 +43,11 @@
     for (const name of ["command", "selector", "account", "timezone"]) if (field(name)) body[name] = field(name).value;
     body.server_ids = [...field("on_servers").selectedOptions].map((option) => Number(option.value));
     for (const name of NEEDS[type] || []) {
-      if (name === "run_at") continue; // its moment depends on the zone: the server reckons it when it is saved
-      const value = field(name).value;
+      const value = field(name)?.value || "";
+      if (name === "run_at") {
+        if (value) body.run_local = value; // its moment depends on the zone: the server reckons it
+        continue;
+      }
       if (value !== "") body[name] = NUMBERS.includes(name) ? Number(value) : value;
     }
     for (const name of ["window_opens", "window_closes"]) {
@@ -126,7 +129,8 @@
     }
     const body = draft();
     const zone = body.timezone;
-    if (body.schedule_type === "once") {
+    const momentless = body.schedule_type === "once" && !body.run_local;
+    if (momentless) {
       Object.assign(body, { schedule_type: "interval", interval_seconds: 60 }); // for the servers alone
     }
     const token = document.querySelector("input[name=csrfmiddlewaretoken]").value;
@@ -140,7 +144,7 @@
       const said = await answer.json();
       if (number !== asked) return;
       box.hidden = false;
-      if (answer.ok) show(box, schedule() === "once" ? { ...said, next: null } : said, zone);
+      if (answer.ok) show(box, momentless ? { ...said, next: null } : said, zone);
       else showWrong(box, said.error);
     } catch (problem) {
       console.warn("no preview:", problem.message);

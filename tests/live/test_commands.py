@@ -137,7 +137,8 @@ def test_from_new_task_to_grouped_results(site: RealSite, browser: Any, tmp_path
     page.fill("#id_cron", "0 0 30 2 *")
     page.fill(
         "#id_command",
-        f"for n in 1 2 3 4 5 6 7; do mkdir {tmp_path}/$n 2>/dev/null && break; done; echo checking; sleep 0.5; "
+        f"for n in 1 2 3 4 5 6 7; do mkdir {tmp_path}/$n 2>/dev/null && break; done; echo checking; "
+        "if [ $n != 7 ]; then sleep 4; fi; "
         f"if [ $n = 2 ]; then echo 'No space left' >&2; exit 1; fi; if [ $n = 3 ]; then echo odd; fi; echo done",
     )
     page.locator("#task-preview", has_text="never comes true").wait_for()
@@ -149,6 +150,12 @@ def test_from_new_task_to_grouped_results(site: RealSite, browser: Any, tmp_path
     page.fill("#id_selector", "fleet=yes")
     page.locator("#task-preview", has_text="Would run on 6 servers").wait_for()
     assert page.locator("#task-preview li", has_text="3:00:00").count() == 5
+    page.select_option("#id_schedule_type", "once", force=True)
+    page.fill("#id_timezone", "Europe/Berlin")
+    page.fill("#id_run_at", "2035-03-25T02:30")  # clocks go forward over it
+    page.locator("#task-preview li", has_text="March 25, 2035 at 3:00:00").wait_for()
+    page.select_option("#id_schedule_type", "cron", force=True)
+    page.locator("#task-preview li", has_text="3:00:00").nth(4).wait_for()
     page.get_by_role("button", name="Save", exact=True).click()
     page.wait_for_url("**/admin/scheduler/task/*/")
 
@@ -159,6 +166,10 @@ def test_from_new_task_to_grouped_results(site: RealSite, browser: Any, tmp_path
     page.locator("#live table a", has_text="#").first.click()
     page.wait_for_url("**/admin/scheduler/run/*/")
     page.evaluate("window.notReloaded = true")
+    servers = page.locator("section", has=page.locator("#servers-title"))
+    servers.locator(".group-line", has_text="gpu-1").click()
+    servers.locator(".group-body", has_text="checking").wait_for()  # while it runs
+    assert page.locator("#live .page-title .chip", has_text="Running").is_visible()
     page.locator("#live .page-title .chip", has_text="Failed").wait_for(timeout=30_000)
 
     # Servers that answered alike stand together; what differs is shown against the largest group.

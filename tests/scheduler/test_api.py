@@ -186,6 +186,7 @@ def test_the_result_of_a_run(api: APIClient, make_task: Callable[..., Task], fle
     listed = api.get(f"/api/runs?task_id={task.pk}&state=queued").json()
     assert [one["id"] for one in listed] == [again.json()["run_id"]] and listed[0]["retry_of_id"] == run_id
     assert api.get("/api/runs?task_id=x").status_code == 400
+    assert "queued" in api.get("/api/runs?state=waiting").json()["error"]["fields"]["state"][0]
 
 
 def test_a_command_without_a_task(api: APIClient, server: Server) -> None:
@@ -207,6 +208,10 @@ def test_preview_of_what_is_being_written(api: APIClient, body: Callable[..., di
     draft["selector"] = "rack=a1, !rack, name!=gpu-1, rack = b2, gpu, name=none"
     shown = api.post("/api/tasks/preview", draft, format="json").json()
     assert shown["idle_terms"] == ["rack=b2", "gpu", "name=none"]
+    once = {**draft, "schedule_type": "once", "run_local": "2099-03-29T02:30", "timezone": "Europe/Berlin"}
+    assert api.post("/api/tasks/preview", once, format="json").json()["next"] == ["2099-03-29T01:00:00Z"], "in the gap"
+    past = api.post("/api/tasks/preview", {**once, "run_local": "2020-03-29T02:30"}, format="json").json()
+    assert "past" in past["error"]["fields"]["run_at"][0]
     wrong = api.post("/api/tasks/preview", {**draft, "cron": "0 0 31 2 *"}, format="json")
     assert "never comes true" in wrong.json()["error"]["fields"]["cron"][0]
     assert not Task.objects.exists()
