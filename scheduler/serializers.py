@@ -187,9 +187,14 @@ class CommandOnServersSerializer(_UsesSaved):
     selector = serializers.CharField(required=False, allow_blank=True, max_length=500)
     account = serializers.CharField(required=False, allow_blank=True, max_length=100)
     timeout_seconds = serializers.IntegerField(required=False, min_value=1, max_value=86400)
+    run_timeout_seconds = serializers.IntegerField(required=False, min_value=1, max_value=86400)
+    retries = serializers.IntegerField(required=False, min_value=0, max_value=20)
+    retry_delay_seconds = serializers.IntegerField(required=False, min_value=0, max_value=86400)
     width = serializers.IntegerField(required=False, min_value=1, max_value=200)
+    stagger_seconds = serializers.FloatField(required=False, min_value=0, max_value=3600)
     canary = serializers.IntegerField(required=False, min_value=0, max_value=1000)
     stop_after_failures = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=100_000)
+    stop_after_percent = serializers.IntegerField(required=False, allow_null=True, min_value=1, max_value=100)
 
     def draft(self) -> tuple[Task, list[int]]:
         values = dict(self.validated_data)

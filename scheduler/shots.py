@@ -116,4 +116,6 @@ def _judged(result: CommandResult, timeout_seconds: float) -> tuple[ResultState,
         return ResultState.SUCCESS, 0, ""
     if result.signal:
         return ResultState.FAILED, None, _("Ended by signal %(name)s.") % {"name": result.signal}
+    if result.exit_status is None:
+        return ResultState.FAILED, None, _("The server told no exit status: it may have refused to run the command.")
     return ResultState.FAILED, result.exit_status, _("Exit status %(n)s.") % {"n": result.exit_status}

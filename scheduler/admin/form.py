@@ -213,13 +213,9 @@ class RunForm(OnServersForm, BaseForm):
 
     class Meta:
         model = Task
-        fields = [
-            *("command", "environment", "selector", "account", "timeout_seconds", "width", "canary"),
-            "stop_after_failures",
-        ]
-        widgets = {
-            name: UnfoldAdminIntegerFieldWidget
-            for name in ("timeout_seconds", "width", "canary", "stop_after_failures")
+        fields = ["command", "environment", "selector", "account", *Task.POLICY]
+        widgets = dict.fromkeys(Task.POLICY, UnfoldAdminIntegerFieldWidget) | {
+            "stagger_seconds": UnfoldAdminTextInputWidget
         }
 
     name = forms.CharField(

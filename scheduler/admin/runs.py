@@ -117,6 +117,16 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         (None, {"fields": ["name", "command", "environment"]}),
         (_("Where"), {"fields": ["on_servers", "selector", "account"]}),
         (_("Limits"), {"fields": ["timeout_seconds", "width", "canary", "stop_after_failures"]}),
+        (
+            _("More limits"),
+            {
+                "fields": [
+                    *("run_timeout_seconds", "retries", "retry_delay_seconds", "stagger_seconds"),
+                    "stop_after_percent",
+                ],
+                "classes": ["collapse"],
+            },
+        ),
     ]
 
     def get_urls(self) -> list[URLPattern]:

@@ -17,7 +17,8 @@ from django.utils import timezone
 from infini.models import Alert, AlertKind, Lease
 from inventory.installation.certificates import make_identity
 from inventory.models import Server
-from scheduler import claims, hosting, library, runs, targets
+from inventory.ssh.commands import CommandResult
+from scheduler import claims, hosting, library, runs, shots, targets
 from scheduler.models import Run, RunResult, SavedCommand, Task
 from scheduler.states import RunState, Trigger
 from tests.agent.test_upgrade import NEWER, running_from
@@ -97,6 +98,15 @@ def test_each_way_to_end_has_its_word(make_task: MakeTask, fleet: Fleet, sshd: R
     assert outcomes["slow"][:2] == ("failed", "timed_out")
     assert outcomes["refuses"] == outcomes["stranger"] == ("failed", "failed", None)
     assert Alert.objects.filter(kind=AlertKind.TASK_FAILED, state="open").count() == 5
+
+
+def test_a_server_that_tells_no_exit_status(make_task: MakeTask, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that speaks SSH and runs no commands."""
+    now = timezone.now()
+    ended = CommandResult("", "", None, "", False, False, 0, now, now)
+    monkeypatch.setattr(shots, "run", lambda *_given, **_options: ended)
+    result = carry_out(make_task(servers=fleet(1), command="true")).results.get()
+    assert result.state == "failed" and "no exit status" in result.reason
 
 
 def test_a_failure_alert_ends_with_the_next_success(make_task: MakeTask, fleet: Fleet, tmp_path: Path) -> None:
