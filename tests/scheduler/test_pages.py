@@ -325,6 +325,13 @@ def test_markup_in_output_is_text(browser: Client, make_task: MakeTask) -> None:
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page
 
 
+def test_beside_output_that_is_no_text_the_errors_are_read(browser: Client, run: Run) -> None:
+    result = run.results.get(server_name="bad")
+    RunResult.objects.filter(pk=result.pk).update(raw=b"\0\1", output="\1", error="it went wrong")
+    text = browser.get(f"/admin/scheduler/run/{run.pk}/?server={result.pk}").content.decode()
+    assert "This is no text." in text and "it went wrong" in text and "Download the output of bad" in text
+
+
 def test_downloads(browser: Client, reading: Client, run: Run) -> None:
     url = f"/admin/scheduler/run/{run.pk}/output/"
     text = b"".join(reading.get(url)).decode()
