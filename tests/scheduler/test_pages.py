@@ -311,6 +311,13 @@ def test_search_and_pages_of_fifty(browser: Client, make_task: MakeTask) -> None
     assert browser.get(f"{url}?page=zzz&server=xx&open=%00&state=nope").status_code == 200
 
 
+def test_a_run_is_read_and_not_edited(browser: Client, reading: Client, run: Run) -> None:
+    for client in (browser, reading):
+        answer = client.get(f"/admin/scheduler/run/{run.pk}/change/")
+        assert answer.status_code == 200 and 'name="command"' not in answer.content.decode()
+        assert client.post(f"/admin/scheduler/run/{run.pk}/change/", {"command": "other"}).status_code == 403
+
+
 def test_the_live_part_alone(browser: Client, run: Run) -> None:
     url = f"/admin/scheduler/run/{run.pk}/"
     whole, part = browser.get(url), browser.get(url, headers={"X-Live": "1"})
