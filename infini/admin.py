@@ -32,10 +32,11 @@ from infini.admin_base import (
 from infini.admin_verbs import Verb, names_of
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
+from infini.event_facts import event_text
 from infini.event_words import event_words
 from infini.models import Event, User
 from infini.roles import ROLES, WORDS
-from infini.timeline import event_text, subject_url, visible_events
+from infini.timeline import subject_url, visible_events
 
 __all__ = ["alert_admin", "key_admin"]  # they register themselves
 
