@@ -21,7 +21,11 @@ LOOKS = {
     "wide, light": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "phone, dark": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
 }
-ONLY = {"resultTypes": ["violations"], "preload": False, "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+ONLY = {
+    "resultTypes": ["violations"],
+    "preload": False,
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"],
+}
 PAGES = ["inventory/card/compare/"]
 LISTS = [
     *(
