@@ -168,7 +168,9 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
         return super().has_delete_permission(request, obj) and not above
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Nobody changes his own role or locks himself out."""
+        """Nobody changes his own role or locks himself out. Who may only look is shown what he sees in the list."""
+        if obj is not None and not self.has_change_permission(request, obj):
+            return [(None, {"fields": ["username", "role_shown", "active_shown"]}), self.fieldsets[1]]
         if obj is None or obj != request.user:
             return super().get_fieldsets(request, obj)
         return [(None, {"fields": ["username", "password"]}), self.fieldsets[1]]

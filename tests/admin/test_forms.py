@@ -294,6 +294,8 @@ def test_nobody_changes_his_own_role_or_a_superuser(admin: Client, administrator
     administrator.refresh_from_db()
     assert administrator.is_active
     root = User.objects.create_superuser("root", password="x")
+    seen = admin.get(f"/admin/infini/user/{root.pk}/change/").content.decode()
+    assert "superuser" in seen and "pbkdf2" not in seen and "hash" not in seen
     assert admin.post(f"/admin/infini/user/{root.pk}/change/", {"username": "mine"}).status_code == 403
     assert admin.post(f"/admin/infini/user/{root.pk}/password/", {}).status_code == 403
     assert admin.post(f"/admin/infini/user/{administrator.pk}/delete/", {"post": "yes"}).status_code == 403
