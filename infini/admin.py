@@ -33,6 +33,7 @@ from infini.admin_verbs import Verb, names_of
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
 from infini.event_facts import event_text
+from infini.event_filters import AboutFilter, ActorFilter, SinceFilter
 from infini.event_words import event_words
 from infini.models import Event, User
 from infini.roles import ROLES, WORDS
@@ -246,6 +247,7 @@ class EventAdmin(BaseAdmin):
     list_display = ["when", "subject_shown", "does", "actor_shown", "details"]
     list_display_links = None
     search_fields = ["kind", "subject_name", "actor_name"]
+    list_filter = [AboutFilter, ActorFilter, SinceFilter]
     search_help_text = _("Search what, subject or actor")
     empty_text = _("Everything that changes is written down here.")
     csv_columns = attributes(
@@ -265,7 +267,8 @@ class EventAdmin(BaseAdmin):
         return EventChangeList
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        return lookup in ("subject_kind__exact", "subject_id__exact", "kind__exact", "actor__id__exact")
+        ours = ("about", "by", "since")
+        return lookup in (*ours, "subject_kind__exact", "subject_id__exact", "kind__exact", "actor__id__exact")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

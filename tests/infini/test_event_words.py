@@ -3,12 +3,14 @@
 import ast
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from django.utils import translation
+from django.test import Client
+from django.utils import timezone, translation
 
-from infini import records
+from infini import events, records
 from infini.event_facts import event_text
 from infini.event_words import event_words, known
 from infini.models import Event, User
@@ -83,3 +85,29 @@ def test_a_difference_names_what_it_refers_to(operator: User) -> None:
 def test_words_follow_the_language() -> None:
     with translation.override("zh-hans"):
         assert event_words(Event(kind="user.logged_in", data={}))
+
+
+@pytest.mark.django_db
+def test_the_timeline_is_narrowed_by_subject_actor_and_time(
+    client: Client, viewer: User, operator: User, administrator: User
+) -> None:
+    server = Server.objects.create(name="gpu-1", host_ip="10.0.0.1")
+    for kind, by in (("server.changed", operator), ("server.reachable", None)):
+        events.record(kind, server, by=by)
+    Event.objects.filter(kind="server.reachable").update(at=timezone.now() - timedelta(days=2))
+
+    def kinds(who: User, query: str) -> list[str]:
+        client.force_login(who)
+        found = client.get(f"/admin/infini/event/?{query}").context["cl"].result_list
+        return sorted(event.kind for event in found if event.subject_kind == "server")
+
+    assert kinds(administrator, "about=user") == []
+    assert kinds(administrator, "about=server") == ["server.changed", "server.reachable"]
+    assert kinds(administrator, f"by={operator.pk}") == ["server.changed"]
+    assert kinds(administrator, "by=system") == ["server.reachable"]
+    assert kinds(administrator, "about=server&since=24h") == ["server.changed"]
+    # Who sees no people is offered himself alone, and nobody's words break the page.
+    client.force_login(viewer)
+    page = client.get("/admin/infini/event/").content.decode()
+    assert f'<option value="{viewer.pk}"' in page and f'<option value="{operator.pk}"' not in page
+    assert len(kinds(viewer, f"by={operator.pk}")) == len(kinds(viewer, "by=x&about=&since=y")) == 2
