@@ -15,18 +15,20 @@ from deployments.overview_devices import fleet_devices
 from deployments.phases import OPEN_STATES, Phase, Wanted
 from deployments.reconcile import braked_since
 from deployments.shown import (
+    WORST_FIRST,
     WRONG,
     Standing,
     count_standings,
     failing,
     rank_of,
     service_chip,
+    standing_chip,
     with_silent_server,
     with_standing,
 )
 from infini.badges import DANGER, INFO, Badge
-from infini.dashboard import Problem, Section, Step, Tile
-from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_of
+from infini.dashboard import Problem, Section, State, States, Step, Tile
+from infini.display import BUSY, GOOD, QUIET, WARN, Chip, url_of
 from infini.said import said
 from infini.visibility import visible
 
@@ -40,8 +42,10 @@ def overview(request: HttpRequest) -> Section:
     by_standing = count_standings(ranked)
     problems = _problems(ranked) if any(by_standing[standing] for standing in WRONG) else []
     devices = fleet_devices(request.user) if request.user.has_perm("inventory.view_device") else None
+    instances = _instances_tile(request.user)
     return Section(
-        tiles=[*_tiles(by_standing, request.user), *([devices.tile] if devices else [])],
+        tiles=[*_tiles(by_standing, instances, request.user), *([devices.tile] if devices else [])],
+        states=[_states(by_standing, instances)],
         problems=[*_brake(), *problems],
         steps=_steps(request, by_standing),
         parts=[("partials/fleet_devices.html", {"devices": devices})] if devices else [],
@@ -69,30 +73,25 @@ def _brake() -> list[Problem]:
     return [Problem(_("Automatic action"), chip, reason, silent, severity=9, since=since)]
 
 
-def _tiles(by_standing: Counter[Standing], user: Any) -> list[Tile]:
-    url = reverse("admin:deployments_service_changelist")
+def _tiles(by_standing: Counter[Standing], instances: Tile, user: Any) -> list[Tile]:
+    """What is wrong with services stands in the card of their states, and one by one under what needs somebody."""
     total, running = sum(by_standing.values()), by_standing[Standing.RUNNING]
-    wrong = sum(by_standing[word] for word in WRONG)
-    detail = ", ".join(f"{by_standing[word]} {str(word.label).lower()}" for word in WRONG if by_standing[word])
     open_operations = visible(Operation.objects.filter(state__in=OPEN_STATES), user).count()
-    instances = _instances_tile(url, user)
-    told: dict[str, Any] = {"source": instances.source, "at": instances.at}
-    operations = f"{reverse('admin:deployments_operation_changelist')}?state=open"
     return [
         Tile(
             _("Services running"),
             f"{running}/{total}",
-            f"{url}?status={Standing.RUNNING}",
+            f"{_services()}?status={Standing.RUNNING}",
             "deployed_code",
             role=GOOD if running else QUIET,
-            **told,
+            source=instances.source,
+            at=instances.at,
         ),
-        Tile(_("Need you"), str(wrong), f"{url}?status=wrong", "error", detail, BAD if wrong else QUIET, **told),
         instances,
         Tile(
             _("Operations open"),
             str(open_operations),
-            operations,
+            f"{reverse('admin:deployments_operation_changelist')}?state=open",
             "published_with_changes",
             role=BUSY if open_operations else QUIET,
             source=_("this site's records"),
@@ -101,14 +100,32 @@ def _tiles(by_standing: Counter[Standing], user: Any) -> list[Tile]:
     ]
 
 
-def _instances_tile(url: str, user: Any) -> Tile:
+def _states(by_standing: Counter[Standing], instances: Tile) -> States:
+    states = [
+        State(standing_chip(standing), by_standing[standing], f"{_services()}?status={standing}")
+        for standing in WORST_FIRST
+        if by_standing[standing]
+    ]
+    return States(_("Services"), _services(), states, instances.source, instances.at, none=_("No service yet."))
+
+
+def _services() -> str:
+    return reverse("admin:deployments_service_changelist")
+
+
+def _instances_tile(user: Any) -> Tile:
+    """As old as the last report: an agent that goes on reporting confirms what has not changed for hours."""
     wanted = visible(Instance.objects.filter(wanted=Wanted.RUNNING), user)
     ready = Count("pk", filter=Q(phase=Phase.RUNNING, ready=True))
-    counts = wanted.aggregate(total=Count("pk"), ready=ready, at=Max("observed_at"))
-    source = _("agents") if counts["at"] else _("no agent has told of one")
+    counts = wanted.aggregate(
+        total=Count("pk"), ready=ready, seen=Max("observed_at"), at=Max("placement__server__agent_seen_at")
+    )
+    source = _("agents") if counts["seen"] else _("no agent has told of one")
     role = GOOD if counts["ready"] else QUIET
     text = f"{counts['ready']}/{counts['total']}"
-    return Tile(_("Instances ready"), text, url, "widgets", role=role, source=source, at=counts["at"])
+    return Tile(
+        _("Instances ready"), text, _services(), "widgets", role=role, source=source, at=counts["seen"] and counts["at"]
+    )
 
 
 def _problems(ranked: Any) -> list[Problem]:

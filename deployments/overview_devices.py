@@ -97,7 +97,7 @@ def fleet_devices(user: Any) -> FleetDevices:
     return FleetDevices(
         [
             BrandDevices(
-                name=brands[row["vendor"]][1].name if row["vendor"] in brands else row["vendor"] or _("unknown"),
+                name=str(brands[row["vendor"]][1]) if row["vendor"] in brands else row["vendor"] or _("unknown"),
                 logo=brands[row["vendor"]][1].logo if row["vendor"] in brands else "",
                 vendor=row["vendor"],
                 present=row["there"],

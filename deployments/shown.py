@@ -33,21 +33,21 @@ class Standing(models.TextChoices):
 
 WRONG = (Standing.UNREACHABLE, Standing.NOT_RUNNING, Standing.PARTLY, Standing.LEFTOVER)
 FAILING = (Phase.FAILED, Phase.LOST)
-_WORST_FIRST = (*WRONG, Standing.DEPLOYING, Standing.RUNNING, Standing.STOPPED)
+WORST_FIRST = (*WRONG, Standing.DEPLOYING, Standing.RUNNING, Standing.STOPPED)
 
 
 def rank_of(standing: Standing) -> int:
-    return _WORST_FIRST.index(standing)
+    return WORST_FIRST.index(standing)
 
 
 def standing_of(service: Any) -> Standing:
     """Expects ``with_standing()``."""
-    return _WORST_FIRST[service.rank]
+    return WORST_FIRST[service.rank]
 
 
 def count_standings(ranked: QuerySet) -> Counter[Standing]:
     """How many stand how, without a row being made of each. Expects ``with_standing()``."""
-    return Counter(_WORST_FIRST[rank] for rank in ranked.order_by().values_list("rank", flat=True))
+    return Counter(WORST_FIRST[rank] for rank in ranked.order_by().values_list("rank", flat=True))
 
 
 def with_standing(services: QuerySet) -> QuerySet:
@@ -91,21 +91,36 @@ def _when(standing: Standing, **conditions: Any) -> When:
     return When(Q(**conditions), then=Value(rank_of(standing)))
 
 
+_LOOKS = {
+    Standing.DEPLOYING: (BUSY, "rocket_launch"),
+    Standing.RUNNING: (GOOD, "check_circle"),
+    Standing.PARTLY: (WARN, "incomplete_circle"),
+    Standing.UNREACHABLE: (BAD, "cloud_off"),
+    Standing.LEFTOVER: (WARN, "running_with_errors"),
+    Standing.STOPPED: (QUIET, "stop_circle"),
+    Standing.NOT_RUNNING: (BAD, "error"),
+}
+
+
+def standing_chip(standing: Standing, title: str = "") -> Chip:
+    role, icon = _LOOKS[standing]
+    return Chip(str(standing.label), role, icon, title)
+
+
 def service_chip(service: Any) -> Chip:
     """Expects ``with_status()`` and ``with_standing()``."""
     standing = standing_of(service)
     ready = _("%(ready)d of %(wanted)d ready") % {"ready": service.ready_count, "wanted": service.wanted_count}
-    looks = {
-        Standing.DEPLOYING: (BUSY, "rocket_launch", ready),
-        Standing.RUNNING: (GOOD, "check_circle", _("All %(n)d ready") % {"n": service.wanted_count}),
-        Standing.PARTLY: (WARN, "incomplete_circle", ready),
-        Standing.UNREACHABLE: (BAD, "cloud_off", _unreachable_because(service)),
-        Standing.LEFTOVER: (WARN, "running_with_errors", _("Stop was asked, and something still runs")),
-        Standing.STOPPED: (QUIET, "stop_circle", _stopped_because(service)),
-        Standing.NOT_RUNNING: (BAD, "error", _("Servers answer, the process is absent")),
+    titles = {
+        Standing.DEPLOYING: ready,
+        Standing.RUNNING: _("All %(n)d ready") % {"n": service.wanted_count},
+        Standing.PARTLY: ready,
+        Standing.UNREACHABLE: _unreachable_because(service),
+        Standing.LEFTOVER: _("Stop was asked, and something still runs"),
+        Standing.STOPPED: _stopped_because(service),
+        Standing.NOT_RUNNING: _("Servers answer, the process is absent"),
     }
-    role, icon, title = looks[standing]
-    return Chip(str(standing.label), role, icon, title)
+    return standing_chip(standing, titles[standing])
 
 
 def with_rollout(services: QuerySet) -> QuerySet:

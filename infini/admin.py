@@ -32,10 +32,12 @@ from infini.admin_base import (
 from infini.admin_verbs import Verb, names_of
 from infini.csv_export import CsvColumn, attributes
 from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
+from infini.event_facts import event_text
+from infini.event_filters import AboutFilter, ActorFilter, SinceFilter
 from infini.event_words import event_words
 from infini.models import Event, User
 from infini.roles import ROLES, WORDS
-from infini.timeline import event_text, subject_url, visible_events
+from infini.timeline import subject_url, visible_events
 
 __all__ = ["alert_admin", "key_admin"]  # they register themselves
 
@@ -167,7 +169,9 @@ class UserAdmin(DjangoUserAdmin, BaseAdmin):
         return super().has_delete_permission(request, obj) and not above
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Nobody changes his own role or locks himself out."""
+        """Nobody changes his own role or locks himself out. Who may only look is shown what he sees in the list."""
+        if obj is not None and not self.has_change_permission(request, obj):
+            return [(None, {"fields": ["username", "role_shown", "active_shown"]}), self.fieldsets[1]]
         if obj is None or obj != request.user:
             return super().get_fieldsets(request, obj)
         return [(None, {"fields": ["username", "password"]}), self.fieldsets[1]]
@@ -243,6 +247,7 @@ class EventAdmin(BaseAdmin):
     list_display = ["when", "subject_shown", "does", "actor_shown", "details"]
     list_display_links = None
     search_fields = ["kind", "subject_name", "actor_name"]
+    list_filter = [AboutFilter, ActorFilter, SinceFilter]
     search_help_text = _("Search what, subject or actor")
     empty_text = _("Everything that changes is written down here.")
     csv_columns = attributes(
@@ -262,7 +267,8 @@ class EventAdmin(BaseAdmin):
         return EventChangeList
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        return lookup in ("subject_kind__exact", "subject_id__exact", "kind__exact", "actor__id__exact")
+        ours = ("about", "by", "since")
+        return lookup in (*ours, "subject_kind__exact", "subject_id__exact", "kind__exact", "actor__id__exact")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

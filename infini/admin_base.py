@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from django import forms
+from django.contrib.admin.utils import flatten
 from django.contrib.admin.views.main import ORDER_VAR
 from django.core.exceptions import PermissionDenied
 from django.db import models
@@ -253,6 +254,19 @@ class BaseAdmin(OwnListsAdmin, CsvAdmin, VerbsAdmin, ModelAdmin):
         """What this person sees of ``rows``, with all that columns, filters and the order of the list ask for."""
         return rows
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Who may only look is shown what the row says: Django would print a secret, and empty what no column holds."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        told = [(title, {**options, "fields": self._told(options["fields"])}) for title, options in fieldsets]
+        return [(title, options) for title, options in told if options["fields"]]
+
+    def _told(self, names: Any) -> list[Any]:
+        """Of the fields of a form those that are columns, no secret, or a method of this admin."""
+        columns = {f.name for f in self.opts.get_fields() if not isinstance(f, EncryptedTextField)}
+        return [name for name in flatten(names) if name in columns or hasattr(self, name)]
+
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
         return extras.with_columns(self.opts.label_lower, super().get_list_display(request))
 
@@ -319,6 +333,13 @@ class PagedAdmin(BaseAdmin):
         page = self.admin_site.admin_view(self.page_view)
         name = f"{self.opts.app_label}_{self.opts.model_name}_page"
         return [path("<int:pk>/", page, name=name), *self.verb_urls(), *super().get_urls()]
+
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        """Who may not change it is shown its page, which says more than a form without boxes."""
+        row = self.get_object(request, object_id) if request.method in ("GET", "HEAD") else None
+        if row and self.has_view_permission(request, row) and not self.has_change_permission(request, row):
+            return HttpResponseRedirect(self.page_url(row))
+        return super().change_view(request, object_id, form_url, extra_context)
 
     def page_url(self, row: Model) -> str:
         return url_of(f"admin:{self.opts.app_label}_{self.opts.model_name}_page", row.pk)

@@ -32,6 +32,27 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class State:
+    """How many stand so; ``url`` opens the list of them."""
+
+    chip: Chip
+    count: int
+    url: str
+
+
+@dataclass(frozen=True)
+class States:
+    """All of a kind by state, what is wrong first; those of which there is none are left out."""
+
+    title: str
+    url: str
+    states: list[State]
+    source: str
+    at: datetime | None
+    none: str
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that needs a person: what, in which state, why, since when, and where to go."""
 
@@ -61,6 +82,7 @@ class Section:
     tiles: list[Tile] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    states: list[States] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     charts: list[HistoryCard] = field(default_factory=list)
 
@@ -89,6 +111,7 @@ def overview(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         "steps": steps,
         "next_step": next((step for step in steps if not step.done), None),
         "steps_open": bool(steps) and not steps[-1].done,  # who got there has been through the others
+        "states": [states for section in sections for states in section.states],
         "parts": [part for section in sections for part in section.parts],
         "charts": [chart for section in sections for chart in section.charts],
         "events": events,

@@ -150,7 +150,11 @@ def link(url: str | None, text: Any) -> SafeString:
 
 
 def links(pairs: Iterable[tuple[str, Any]]) -> SafeString:
-    joined = format_html_join(", ", '<a class="link" href="{}">{}</a>', pairs)
+    """In a row, with commas that stay at the name before them."""
+    told = list(pairs)
+    ends = [*[","] * (len(told) - 1), ""]
+    rows = ((url, text, end) for (url, text), end in zip(told, ends, strict=bool(told)))
+    joined = format_html_join(" ", '<span class="whole"><a class="link" href="{}">{}</a>{}</span>', rows)
     return format_html("<span>{}</span>", joined) if joined else joined
 
 

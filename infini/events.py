@@ -40,7 +40,9 @@ def _plainly(value: Any) -> str:
 
 
 def difference(before: models.Model | None, after: models.Model, columns: set[str]) -> dict[str, list[Any]]:
-    """``{column: [old, new]}`` of what differs; of a secret only whether it is set, of a certificate its digest."""
+    """``{column: [old, new]}`` of what differs: of what is referred to the name, which outlives it; of a secret only
+    whether it is set, of a certificate its digest.
+    """
     changes: dict[str, list[Any]] = {}
     for field in after._meta.concrete_fields:
         if field.name not in columns:
@@ -48,11 +50,13 @@ def difference(before: models.Model | None, after: models.Model, columns: set[st
         old = field.value_from_object(before) if before else None
         new = field.value_from_object(after)
         if old != new:
-            changes[field.name] = [_shown(field, old), _shown(field, new)]
+            changes[field.name] = [_shown(field, old, before), _shown(field, new, after)]
     return changes
 
 
-def _shown(field: models.Field, value: Any) -> Any:
+def _shown(field: models.Field, value: Any, row: models.Model | None) -> Any:
+    if field.is_relation and value is not None:
+        return _plainly(getattr(row, field.name))
     if isinstance(field, EncryptedTextField):
         return "set" if value else ""
     if isinstance(value, str) and value.startswith("-----BEGIN "):

@@ -11,13 +11,27 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from django.conf import settings
-from django.utils.translation import get_language, to_locale
+from django.utils.translation import get_language, gettext_noop, to_locale
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[-.\d]*([a-z])")
 _WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z(]|[a-z]\.$")
 _BETWEEN = re.compile(r"(?<=[a-z)0-9]\.) (?=\S)")  # two sentences
 _SHAPES = {"d": r"(-?\d+)", "g": r"(-?[\d.e+-]+)", "f": r"(-?[\d.]+)"}
 _LONGEST = 1000  # longer ones are output, not sentences of ours
+# What the system says of a connection: it stands within sentences of ours, whose translation would stop at it.
+SYSTEM_WORDS = (
+    gettext_noop("Connection refused"),
+    gettext_noop("Connection timed out"),
+    gettext_noop("Connection reset by peer"),
+    gettext_noop("Broken pipe"),
+    gettext_noop("No route to host"),
+    gettext_noop("Network is unreachable"),
+    gettext_noop("Host is down"),
+    gettext_noop("Permission denied"),
+    gettext_noop("Name or service not known"),
+    gettext_noop("Temporary failure in name resolution"),
+    gettext_noop("No such file or directory"),
+)
 _FEWEST_LETTERS = 6  # of its own, for a text to be told from another by its shape
 
 

@@ -3,11 +3,9 @@
 from typing import Any
 
 from django.db.models import Model, Q, QuerySet
-from django.utils.translation import gettext
 
-from infini.display import ABSENT, url_or_none
+from infini.display import url_or_none
 from infini.models import Event
-from infini.said import said
 from infini.visibility import limits_of, subjects_within
 
 # Whose permission an event about people, their keys and where alerts go takes; their own is everybody's.
@@ -34,9 +32,6 @@ _APPS = {
     "endpoint": "chat",
     "trafficrule": "chat",
 }
-FACT_MAX_CHARS = 120
-# Of no use to a reader, or said by the words already.
-_UNSAID = ("id", "version", "operation", "from", "to")
 PERMISSION = "infini.view_event"
 _WITH_PAGE = ("brand", "server", "service", "operation", "alerttarget", "task", "run")
 
@@ -72,32 +67,3 @@ def subject_url(event: Event, reader: Any = None) -> str | None:
         return None
     page = "page" if event.subject_kind in _WITH_PAGE else "change"
     return url_or_none(f"admin:{app}_{event.subject_kind}_{page}", event.subject_id)
-
-
-def event_text(event: Event) -> str:
-    """What it says beyond its kind: ``column: old → new`` of each difference, other facts as they are."""
-    if event.kind.endswith((".created", ".changed")):
-        told = ((name, _difference(*pair)) for name, pair in event.data.items() if _is_pair(pair))
-    else:
-        told = ((name, _fact(fact)) for name, fact in event.data.items())
-    return "; ".join(f"{gettext(name)}: {said(text)}" for name, text in told if text and name not in _UNSAID)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2
-
-
-def _difference(old: Any, new: Any) -> str:
-    before, after = _fact(old), _fact(new)
-    if not before:
-        return after
-    return f"{before} → {after or ABSENT}"
-
-
-def _fact(value: Any) -> str:
-    if value in (None, "", [], {}):
-        return ""
-    if isinstance(value, dict):
-        value = [f"{name} {fact}" for name, fact in value.items()]
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= FACT_MAX_CHARS else f"{text[:FACT_MAX_CHARS]}…"

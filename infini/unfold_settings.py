@@ -1,6 +1,7 @@
 """The admin's look and navigation: what unfold reads from its one setting."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from django.http import HttpRequest
@@ -109,6 +110,21 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
             ],
         },
     ]
+
+
+@cache
+def _groups() -> dict[str, Any]:
+    """The group of each list in the navigation, by the list's address."""
+    groups = navigation(HttpRequest())
+    return {str(item["link"]): group["title"] for group in groups if "title" in group for item in group["items"]}
+
+
+def crumbs(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """unfold's breadcrumb below the group of the navigation where its list stands, whatever app that is in."""
+    if len(parts) < 2 or "link" not in parts[0]:
+        return parts
+    group = _groups().get(str(parts[1].get("link")))
+    return [{"title": group}, *parts[1:]] if group else parts
 
 
 UNFOLD = {

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from django.contrib import admin
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
+from django.utils.translation import get_language
 from django.utils.translation import gettext as _
-from django.views import defaults
 from django.views.csrf import csrf_failure as django_csrf_failure
 from django.views.decorators.http import require_safe
 from drf_spectacular.utils import extend_schema
@@ -77,18 +79,31 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _speaks_json(request):
         return JsonResponse(NotFound(_("There is nothing at this path.")).as_json(), status=404)
-    return defaults.page_not_found(request, exception)
+    if not admin.site.has_permission(request):
+        words = (
+            _("There is nothing at this address"),
+            _("What was here may have been deleted, or the address was mistyped."),
+        )
+        return _plain_error(*words, status=404)
+    context = {**admin.site.each_context(request), "title": _("Not found")}
+    return render(request, "pages/not_found.html", context, status=404)
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     if _speaks_json(request):
         error = InfiniError(_("The request cannot be read."), code="bad_request")
         return JsonResponse(error.as_json(), status=400)
-    return defaults.bad_request(request, exception)
+    return _plain_error(_("The request cannot be read."), _("Go back, and try it again."), status=400)
 
 
 def server_error(request: HttpRequest, *args: Any) -> HttpResponse:
+    text = _("Something went wrong on our side; the site's log tells more.")
     if _speaks_json(request):
-        error = InfiniError(_("Something went wrong on our side; the site's log tells more."), code="internal")
-        return JsonResponse(error.as_json(), status=500)
-    return defaults.server_error(request)
+        return JsonResponse(InfiniError(text, code="internal").as_json(), status=500)
+    return _plain_error(_("An error"), text, status=500)
+
+
+def _plain_error(title: str, text: str, *, status: int) -> HttpResponse:
+    """Asks nobody anything: what failed may be the database."""
+    told = {"title": title, "text": text, "language": get_language() or "en"}
+    return HttpResponse(render_to_string("pages/plain_error.html", told), status=status)

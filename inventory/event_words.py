@@ -24,6 +24,8 @@ WORDS = {
     "server.reachable": _("answers a check again"),
     "server.unreachable": _("answers no check"),
     "server.host_key_confirmed": _("has its host key confirmed"),
+    "server.host_key_seen": _("showed its host key, which a person has to confirm"),
+    "server.host_key_changed": _("showed another host key than the one that is pinned"),
     "server.host_key_repinned": _("has another host key pinned"),
     **{f"server.agent_{what}": words for what, words in _AGENT.items()},
     **{
@@ -37,5 +39,7 @@ WORDS = {
     "terminal.recording_removed": _("has a recording of a terminal deleted"),
     "file.downloaded": _("had a file downloaded"),
     "file.uploaded": _("had a file uploaded"),
+    "device.found": _("has a device that was not known"),
+    "device.missing": _("has a device no more that it had"),
     "brand.cards_loaded": _("has new published cards"),
 }

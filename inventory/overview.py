@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from infini.badges import DANGER, Badge
-from infini.dashboard import Problem, Section, Step, Tile
-from infini.display import BAD, GOOD, QUIET, url_of
+from infini.dashboard import Problem, Section, State, States, Step, Tile
+from infini.display import BAD, BUSY, GOOD, QUIET, WARN, Chip, url_of
 from infini.visibility import visible
 from inventory.models import Server
 from inventory.querysets import ServerStatus
@@ -27,6 +27,9 @@ def overview(request: HttpRequest) -> Section:
         total=Count("pk"),
         online=Count("pk", filter=Q(status=ServerStatus.ONLINE)),
         offline=Count("pk", filter=Q(status=ServerStatus.OFFLINE)),
+        unknown=Count("pk", filter=Q(status=ServerStatus.UNKNOWN)),
+        bare=Count("pk", filter=Q(agent_token="")),
+        maintained=Count("pk", filter=Q(maintenance=True)),
         agents=Count("pk", filter=~Q(agent_token="") & Q(agent_seen_at__isnull=False)),
         agent_at=Max("agent_seen_at"),
         check_at=Max("last_check"),
@@ -36,6 +39,7 @@ def overview(request: HttpRequest) -> Section:
         tiles=_tiles(counts),
         problems=[_problem(s) for s in with_unreachable(offline)[:SHOWN]],
         steps=_steps(request, counts),
+        states=[_states(counts)],
         charts=[fleet_history()] if counts["agents"] else [],
     )
 
@@ -49,18 +53,21 @@ def badges(user: Any) -> dict[str, Badge]:
     return {"inventory.server": Badge(silent, DANGER)}
 
 
+def _told(counts: dict[str, Any]) -> dict[str, Any]:
+    heard = max((at for at in (counts["agent_at"], counts["check_at"]) if at), default=None)
+    return {"source": _("agents and checks") if heard else _("nothing has answered yet"), "at": heard}
+
+
 def _tiles(counts: dict[str, Any]) -> list[Tile]:
     url = reverse("admin:inventory_server_changelist")
     off = counts["offline"]
-    heard = max((at for at in (counts["agent_at"], counts["check_at"]) if at), default=None)
-    told: dict[str, Any] = {"source": _("agents and checks") if heard else _("nothing has answered yet"), "at": heard}
     online = Tile(
         _("Servers online"),
         f"{counts['online']}/{counts['total']}",
         f"{url}?status={ServerStatus.ONLINE}",
         "dns",
         role=GOOD if counts["online"] else QUIET,
-        **told,
+        **_told(counts),
     )
     offline = Tile(
         _("Servers offline"),
@@ -68,9 +75,23 @@ def _tiles(counts: dict[str, Any]) -> list[Tile]:
         f"{url}?status={ServerStatus.OFFLINE}",
         "cloud_off",
         role=BAD if off else QUIET,
-        **told,
+        **_told(counts),
     )
     return [online, offline]
+
+
+def _states(counts: dict[str, Any]) -> States:
+    """Each as its filter of the list counts it: one in maintenance or without agent has a state of the others too."""
+    url = reverse("admin:inventory_server_changelist")
+    found = [
+        (Chip(_("Offline"), BAD, "cloud_off"), "offline", f"status={ServerStatus.OFFLINE}"),
+        (Chip(_("Not checked"), QUIET, "help"), "unknown", f"status={ServerStatus.UNKNOWN}"),
+        (Chip(_("Online"), GOOD, "check_circle"), "online", f"status={ServerStatus.ONLINE}"),
+        (Chip(_("No agent"), WARN, "sensors_off"), "bare", "agent=none"),
+        (Chip(_("Maintenance"), BUSY, "construction"), "maintained", "maintenance=yes"),
+    ]
+    states = [State(chip, counts[name], f"{url}?{query}") for chip, name, query in found if counts[name]]
+    return States(_("Servers"), url, states, none=_("No server yet."), **_told(counts))
 
 
 def _problem(server: Server) -> Problem:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models.functions import Lower
+from django.utils.translation import gettext_noop
 
 from infini import events, records
 from infini.errors import Invalid
@@ -15,6 +16,15 @@ from scheduler.parameters import check_parameters, filled
 from scheduler.planning import check_command
 
 FILE = Path(__file__).parent / "data" / "jobs.json"
+# What the examples say of themselves, for the catalogue: stored as it is there, and said in the reader's language.
+EXAMPLE_WORDS = (
+    gettext_noop("Fails where a file system is fuller than the limit, and names it."),
+    gettext_noop("Accelerators with driver and runtime version. Servers with the same answer stand in one group."),
+    gettext_noop("Fails where the clock is not kept by a time service, or is off by more than the limit."),
+    gettext_noop("Which version of the Infini agent runs here; fails where none does."),
+    gettext_noop("Limit in percent"),
+    gettext_noop("Limit in seconds"),
+)
 
 
 def settle(saved: SavedCommand) -> SavedCommand:

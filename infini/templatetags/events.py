@@ -7,9 +7,10 @@ from django.template import Context
 from django.utils.safestring import SafeString
 
 from infini.display import ago
+from infini.event_facts import event_text
 from infini.event_words import event_words
 from infini.models import Event
-from infini.timeline import event_text, subject_url
+from infini.timeline import subject_url
 
 register = template.Library()
 

@@ -30,7 +30,7 @@ from inventory.checks import check_servers
 from inventory.installation.release import is_older, outdated_versions, own_release
 from inventory.models import Server
 from inventory.querysets import ServerStatus
-from inventory.resources import resources_of
+from inventory.resources import METRICS, resources_of
 from inventory.servers import (
     SECRETS,
     brand_for,
@@ -59,7 +59,7 @@ MEASURE = Verb(
     icon="monitoring",
     in_menu=True,
     permission="inventory.check_server",
-    run_all=lambda rows, by: resources_of(rows),
+    run_all=lambda rows, by: _measure(rows),
     done=lambda rows: _measured(rows),
     refused=lambda row: "" if row.username and not row.has_token else gettext("Its agent measures by itself."),
 )
@@ -88,9 +88,17 @@ RELEASE = Verb(
 )
 
 
+def _measure(rows: Any) -> None:
+    """Why there is no figure at all of one, whoever was asked, stays with its row until it is told."""
+    found = {resources.server_id: resources for resources in resources_of(rows)}
+    for row in rows:
+        told = found[row.pk]
+        nothing = all(getattr(told, metric) is None for metric in METRICS)
+        row.unmeasured = told.errors.get(METRICS[0], "") if nothing else ""
+
+
 def _measured(rows: Any) -> str:
-    found = Server.objects.filter(pk__in=[row.pk for row in rows]).only("name", "figures").order_by("name")
-    silent: Any = [f"{server}: {server.figures['ssh_error']}" for server in found if server.figures.get("ssh_error")]
+    silent: Any = [f"{row}: {said(row.unmeasured)}" for row in rows if row.unmeasured]
     if not silent:
         return gettext("Measured %(names)s.") % {"names": names_of(rows)}
     return gettext("Measured %(n)d. %(silent)s") % {"n": len(rows) - len(silent), "silent": names_of(silent)}

@@ -8,6 +8,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import MonoTextarea, UnfoldAdminSelect2MultipleWidget
+from infini.said import said
 from inventory.models import Server
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -65,7 +66,7 @@ def parameter_fields(parameters: list[dict[str, Any]]) -> dict[str, forms.Field]
     """A field for each parameter a saved command declares: its allowed values to choose from, else a text."""
     made: dict[str, forms.Field] = {}
     for one in parameters:
-        about = {"label": one["label"] or one["name"], "initial": one["default"], "required": one["required"]}
+        about = {"label": said(one["label"]) or one["name"], "initial": one["default"], "required": one["required"]}
         about["help_text"] = gettext("Given to the command as %(name)s.") % {"name": f"${one['name']}"}
         if one["allowed"]:
             choices = [(text, text or gettext("(empty)")) for text in one["allowed"]]

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseForm, MonoTextarea, RecordAdmin, display
 from infini.display import ABSENT
+from infini.said import said
 from scheduler import library
 from scheduler.admin.fields import CommandField
 from scheduler.admin.form import SAVED
@@ -63,7 +64,7 @@ class SavedCommandAdmin(RecordAdmin):
 
     @display(description=_("Command"), ordering="name", header=True)
     def named(self, saved: SavedCommand) -> list[str]:
-        return [saved.name, saved.description]
+        return [saved.name, said(saved.description)]
 
     @display(description=_("Parameters"))
     def parameters_shown(self, saved: SavedCommand) -> str:

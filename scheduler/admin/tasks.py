@@ -91,6 +91,7 @@ class TaskChangeList(PageChangeList):
 
 @admin.register(Task)
 class TaskAdmin(PagedAdmin, RecordAdmin):
+    find_icon = "schedule"
     form = TaskForm
     verbs = [RUN, ENABLE, DISABLE]
     remove = staticmethod(planning.delete_task)

@@ -14,7 +14,8 @@
         redirect: "manual",
         signal: AbortSignal.timeout(10000),
       });
-      return answer.status === 200 ? await answer.text() : null;
+      const html = answer.status === 200 ? await answer.text() : "";
+      return html.includes('id="confirm-title"') ? html : null; // a whole page is no question
     } catch {
       return null;
     }
@@ -61,7 +62,8 @@
     asking = true;
     const { submitter } = event;
     const opener = submitter || document.activeElement;
-    const html = await question(form.getAttribute("action") || location.href, { method: "POST", body: new FormData(form, submitter) });
+    const url = submitter?.getAttribute("formaction") || form.getAttribute("action") || location.href;
+    const html = await question(url, { method: "POST", body: new FormData(form, submitter) });
     asking = false;
     if (html) return show(html, opener);
     passing = form;

@@ -4,8 +4,8 @@
 (() => {
   // What buttons that are only an icon are called.
   const WORDS = {
-    en: { site: "Overview", search: "Search", menu: "Menu", theme: "Light or dark", more: "More", choose: "Choose" },
-    "zh-hans": { site: "概览", search: "搜索", menu: "菜单", theme: "浅色或深色", more: "更多", choose: "选择" },
+    en: { site: "Overview", search: "Search", menu: "Menu", theme: "Light or dark", more: "More", choose: "Choose", scrolls: "Content that scrolls" },
+    "zh-hans": { site: "概览", search: "搜索", menu: "菜单", theme: "浅色或深色", more: "更多", choose: "选择", scrolls: "可滚动的内容" },
   };
   const words = WORDS[document.documentElement.lang] || WORDS.en;
   const CLICKED = "a:not([href])[x-on\\:click], span[x-on\\:click], div.cursor-pointer[x-on\\:click]";
@@ -41,6 +41,7 @@
       ["#nav-sidebar a.bg-primary-600, #nav-sidebar a:empty", words.site],
       ["#searchbar-submit", words.search],
       ["input.select2-search__field", words.choose],
+      [".simplebar-content-wrapper", words.scrolls],
     ];
     for (const [selector, name] of named) {
       for (const element of root.querySelectorAll(selector)) element.setAttribute("aria-label", name);

@@ -1,5 +1,6 @@
 /* Cards with charts over time: which span, one chart for each kind of figure, and all of it as a table. */
 
+import { dayText } from "./clock.js";
 import { LineChart, formatted } from "./line_chart.js";
 
 const HOURS = { "1h": 1, "6h": 6, "24h": 24, "7d": 168 };
@@ -11,13 +12,12 @@ class HistoryCard {
     this.card = card;
     this.words = card.dataset;
     this.names = JSON.parse(this.words.names);
-    this.language = document.documentElement.lang || undefined;
     this.status = card.querySelector("[role=status]");
     this.kept = card.id === "history" ? KEPT : `${KEPT}.${card.id}`;
     this.charts = [...card.querySelectorAll(".line-chart")].map((figure) => ({
       figure,
       names: figure.dataset.series.split(" "),
-      chart: new LineChart(figure, { unit: figure.dataset.unit, language: this.language, words: this.words }),
+      chart: new LineChart(figure, { unit: figure.dataset.unit, words: this.words }),
     }));
     this.buttons = [...card.querySelectorAll("[data-span]")];
     for (const button of this.buttons) button.addEventListener("click", () => this.choose(button.dataset.span));
@@ -91,10 +91,9 @@ class HistoryCard {
     titles.append(this.heading(this.words.time));
     for (const one of this.all) titles.append(this.heading(one.device ? `${one.title}: ${one.label}` : one.label));
     const body = document.createElement("tbody");
-    const moment = new Intl.DateTimeFormat(this.language, { dateStyle: "short", timeStyle: "short", hour12: false });
     for (let index = this.all[0].values.length - 1; index >= 0; index -= 1) {
       const row = body.insertRow();
-      row.append(this.heading(moment.format(this.frame.begin + index * this.frame.step), "row"));
+      row.append(this.heading(dayText(this.frame.begin + index * this.frame.step), "row"));
       for (const one of this.all) row.insertCell().textContent = formatted(one.values[index], one.unit);
     }
     table.tBodies[0]?.remove();

@@ -1,6 +1,8 @@
 /* Lines over time as SVG: drawn to the width there is, coloured by the page's sheet, readable by pointer and by keys.
    Where a value is missing the line is broken. */
 
+import { momentText } from "./clock.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 176;
 const MARGIN = { top: 8, right: 10, bottom: 22, left: 62 };
@@ -69,8 +71,8 @@ function ticks(begin, end, most) {
 
 export class LineChart {
   /* `words`: what to call "mean of all" and "each of %s". */
-  constructor(figure, { unit, language, words }) {
-    Object.assign(this, { figure, unit, language, words });
+  constructor(figure, { unit, words }) {
+    Object.assign(this, { figure, unit, words });
     this.plot = html("div", "chart-plot");
     this.plot.tabIndex = 0;
     this.plot.setAttribute("role", "img");
@@ -141,8 +143,7 @@ export class LineChart {
 
   tickText(at) {
     const day = this.end - this.begin > 36 * 3600e3;
-    const form = day ? { month: "numeric", day: "numeric" } : { hour: "2-digit", minute: "2-digit", hour12: false };
-    return new Intl.DateTimeFormat(this.language, form).format(at);
+    return momentText(at, day ? { month: "numeric", day: "numeric" } : { hour: "2-digit", minute: "2-digit" });
   }
 
   path({ values, className }) {
@@ -205,7 +206,7 @@ export class LineChart {
   }
 
   momentText(index) {
-    const form = { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hour12: false };
-    return new Intl.DateTimeFormat(this.language, form).format(this.begin + index * this.step);
+    const form = { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" };
+    return momentText(this.begin + index * this.step, form);
   }
 }

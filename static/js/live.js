@@ -1,6 +1,7 @@
 /* Keeps a page true while it stands open: fetches it anew every few seconds, and at once when something has happened,
    and patches what differs inside #live, or the rows of a list. */
 
+import { clockText } from "./clock.js";
 import { followEvents } from "./events.js";
 import { patchList } from "./live_list.js";
 import { patch, selecting } from "./patch.js";
@@ -22,7 +23,7 @@ function tellLate() {
   const bar = document.getElementById("not-live");
   const late = Date.now() - lastGood > LATE_MS + 1000 * seconds();
   bar.hidden = !late;
-  if (late) bar.textContent = bar.dataset.text.replace("%s", new Date(lastGood).toLocaleTimeString());
+  if (late) bar.textContent = bar.dataset.text.replace("%s", clockText(lastGood));
 }
 
 function tellMoved(count) {

@@ -1,5 +1,6 @@
 /* The log card of a service's page: which instance (``?instance=`` first), search, wrap, and a socket that is open only while it is seen. */
 
+import { clockText } from "./clock.js";
 import { LogSource } from "./log_source.js";
 import { LogView } from "./log_view.js";
 
@@ -80,7 +81,7 @@ class LogCard {
 
   tell(state, message, since) {
     let text = this.words[state] || "";
-    if (state === "bad") text = `${this.words.notLive.replace("%s", since.toLocaleTimeString())} ${message || this.words.cut}`;
+    if (state === "bad") text = `${this.words.notLive.replace("%s", clockText(since))} ${message || this.words.cut}`;
     if (this.status.textContent !== text) this.status.textContent = text;
     this.status.classList.toggle("is-bad", state === "bad");
   }

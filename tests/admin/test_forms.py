@@ -5,8 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.auth.models import Group
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from deployments.models import Operation, Revision, Service
@@ -123,7 +124,7 @@ def test_a_refused_form_shows_no_secret(operating: Client, make_server: Callable
 
 
 def test_no_page_shows_a_secret(
-    admin: Client, make_server: Callable[..., Server], make_service: Callable[..., Service]
+    admin: Client, viewing: Client, make_server: Callable[..., Server], make_service: Callable[..., Service]
 ) -> None:
     server = make_server(agent_token=CANARY, password=CANARY, private_key=CANARY, passphrase=CANARY, username="x")
     service = make_service("svc", server, secret_env={"TOKEN": CANARY})
@@ -133,7 +134,20 @@ def test_no_page_shows_a_secret(
     pages += [f"deployments/service/{service.pk}/", f"deployments/service/{service.pk}/change/"]
     pages += [f"deployments/operation/{operation.pk}/", f"deployments/service/{service.pk}/delete/"]
     for page in pages:
-        assert CANARY not in admin.get(f"/admin/{page}").content.decode(), page
+        for browser in (admin, viewing):  # who may only look gets no form, whose boxes hide what they hold
+            assert CANARY not in browser.get(f"/admin/{page}", follow=True).content.decode(), page
+    assert viewing.get(f"/admin/inventory/server/{server.pk}/change/")["Location"].endswith(f"/server/{server.pk}/")
+
+
+def test_who_may_only_look_is_shown_no_secret_and_no_empty_box(
+    viewer: User, make_server: Callable[..., Server]
+) -> None:
+    request = RequestFactory().get("/")
+    request.user = viewer
+    for model, row in ((Server, make_server(agent_token=CANARY)), (AIModel, AIModel(pk=1))):
+        shown = site.get_model_admin(model).get_fieldsets(request, row)
+        names = {name for _title, options in shown for name in options["fields"]}
+        assert "name" in names and not names & {"agent_token", "password", "private_key", "passphrase", "logo_file"}
 
 
 # Services
@@ -294,6 +308,8 @@ def test_nobody_changes_his_own_role_or_a_superuser(admin: Client, administrator
     administrator.refresh_from_db()
     assert administrator.is_active
     root = User.objects.create_superuser("root", password="x")
+    seen = admin.get(f"/admin/infini/user/{root.pk}/change/").content.decode()
+    assert "superuser" in seen and "pbkdf2" not in seen and "hash" not in seen
     assert admin.post(f"/admin/infini/user/{root.pk}/change/", {"username": "mine"}).status_code == 403
     assert admin.post(f"/admin/infini/user/{root.pk}/password/", {}).status_code == 403
     assert admin.post(f"/admin/infini/user/{administrator.pk}/delete/", {"post": "yes"}).status_code == 403

@@ -58,14 +58,43 @@ def test_devices_by_brand_agree_with_the_lists_they_lead_to(
     assert "1 of 3 in use" in html and "2 on servers not heard from" in html and ">4/5<" in html
 
 
+def test_states_agree_with_the_lists_they_lead_to_the_wrong_first(
+    viewing: Client, make_server: Callable[..., Server], make_service: Callable
+) -> None:
+    one, _other = make_server("one"), make_server("two", maintenance=True)
+    make_server("silent", agent_seen_at=timezone.now() - timedelta(hours=1))
+    make_server("bare", agent_token="", agent_seen_at=None)
+    make_service("never")
+    for name, phase, ready in (("ok", Phase.RUNNING, True), ("bad", Phase.FAILED, False), ("gone", Phase.LOST, False)):
+        run_instances(make_service(name, one), phase, ready=ready, observed_at=timezone.now())
+
+    response = viewing.get("/admin/")
+
+    kinds = {kind.title: kind for kind in response.context["states"]}
+    shown = {title: [(state.chip.word, state.count) for state in kind.states] for title, kind in kinds.items()}
+    assert shown == {
+        "Servers": [("Offline", 1), ("Not checked", 1), ("Online", 2), ("No agent", 1), ("Maintenance", 1)],
+        "Services": [("Unreachable", 1), ("Not running", 1), ("Running", 1), ("Stopped", 1)],
+    }
+    for kind in kinds.values():
+        assert kind.source and kind.at
+        for state in kind.states:
+            assert len(viewing.get(state.url).context["cl"].result_list) == state.count, state.url
+    assert len(response.context["tiles"]) == 8, "four in a row: none alone"
+
+
 def test_every_figure_says_who_told_it_and_when(
     viewing: Client, make_server: Callable[..., Server], make_service: Callable
 ) -> None:
-    make_server("one")
-    run_instances(make_service("svc"), observed_at=timezone.now())
+    heard = timezone.now() - timedelta(seconds=3)
+    server = make_server("one", agent_seen_at=heard)
+    run_instances(make_service("svc", server), observed_at=heard - timedelta(hours=5))  # unchanged for so long
     Usage.objects.create(user_id=1, path="chat", outcome="complete")
     tiles = viewing.get("/admin/").context["tiles"]
     assert all(tile.source for tile in tiles)
+    assert {tile.at for tile in tiles if tile.source == "agents" and tile.icon in ("widgets", "deployed_code")} == {
+        heard
+    }
     assert {tile.title for tile in tiles if tile.at is None} <= {"Your requests a minute", "Devices free"}
 
 

@@ -1,14 +1,18 @@
 """Object pages: what is wanted, what is, since when, and why not."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
+from html import unescape
 from typing import Any
 
-from django.test import Client
+import pytest
+from django.test import Client, RequestFactory
 from django.utils import timezone
 
 from deployments.models import Instance, Service
 from deployments.phases import Phase
+from infini import views
 from inventory.models import Device, Server
 from tests.admin.conftest import run_instances
 
@@ -20,6 +24,39 @@ def test_row_names_lead_to_the_page_and_edit_is_a_button(
     page = f"/admin/deployments/service/{service.pk}/"
     assert f'href="{page}"' in operating.get("/admin/deployments/service/").content.decode()
     assert f'href="{page}change/"' in operating.get(page).content.decode()
+
+
+@pytest.mark.parametrize(
+    ("page", "group"),
+    [
+        ("infini/event/", "Activity"),
+        ("infini/user/", "Settings"),
+        ("inventory/aimodel/", "Services"),
+        ("inventory/card/", "Fleet"),
+    ],
+)
+def test_the_breadcrumb_begins_with_the_group_of_the_navigation(admin: Client, page: str, group: str) -> None:
+    html = admin.get(f"/admin/{page}").content.decode()
+    header = html[html.index("<header") : html.index("</header>")]
+    way = [" ".join(words.split()) for words in re.findall(r"tracking-tight\">([^<]+)<", header)]
+    assert way[0] == group and len(way) == 2
+
+
+def test_a_page_that_is_not_there_says_so_in_the_frame_and_the_readers_language(admin: Client, client: Client) -> None:
+    for browser in (admin, client):
+        gone = browser.get(
+            "/admin/inventory/server/999999/" if browser is admin else "/nowhere", headers={"accept-language": "zh-CN"}
+        )
+        html = gone.content.decode()
+        assert gone.status_code == 404 and "没有" in html and 'lang="zh-hans"' in html
+        assert ('aria-label="主导航"' in html or "<nav" in html) is (browser is admin)
+
+
+def test_errors_of_ours_are_told_without_a_database() -> None:
+    request = RequestFactory().get("/admin/")
+    broken, unread = views.server_error(request), views.bad_request(request, ValueError())
+    assert (broken.status_code, unread.status_code) == (500, 400)
+    assert "the site's log tells more" in unescape(broken.content.decode())
 
 
 def test_a_failed_instance_shows_reason_and_last_lines(viewing: Client, make_service: Callable[..., Service]) -> None:

@@ -9,6 +9,7 @@ from django.utils import timezone
 from infini.badges import badges_for
 from infini.models import User
 from inventory.models import Brand, Server
+from scheduler.models import Task
 
 pytestmark = pytest.mark.django_db
 
@@ -22,6 +23,8 @@ def test_objects_and_pages_are_found(viewer: User, client: Client) -> None:
     server = Server.objects.create(name="gpu-07", host_ip="192.0.2.70")
     assert ("gpu-07", f"/admin/inventory/server/{server.pk}/") in found(client, "gpu-0")
     assert ("gpu-07", f"/admin/inventory/server/{server.pk}/") in found(client, "192.0.2.7")
+    task = Task.objects.create(name="nightly backup", command="true")
+    assert found(client, "backup") == [("nightly backup", f"/admin/scheduler/task/{task.pk}/")]
     assert found(client, "servers") == [("Servers", "/admin/inventory/server/")]
     assert ("Timeline", "/admin/infini/event/") in found(client, "")
 

@@ -2,6 +2,7 @@
 
 import ast
 import gettext
+import json
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -21,10 +23,11 @@ from deployments.models import Service
 from infini import events
 from infini.models import Event, User
 from infini.roles import WORDS
-from infini.said import said
+from infini.said import SYSTEM_WORDS, said
 from inventory.installation import words
 from inventory.models import Brand, Environment, Installation, Server
 from inventory.shown_installations import step_rows
+from scheduler import library
 
 
 @pytest.fixture(autouse=True)
@@ -226,3 +229,16 @@ def test_a_brand_is_called_by_its_chinese_name_and_stored_by_its_own(administrat
 def test_roles_have_words() -> None:
     with translation.override("zh-hans"):
         assert [str(word) for word in WORDS.values()] == ["只读用户", "运维人员", "管理员"]
+
+
+def test_what_the_system_says_and_what_examples_say_is_said_in_chinese() -> None:
+    told = [text for job in json.loads(library.FILE.read_text()) for text in texts_of(job)]
+    with translation.override("zh-hans"):
+        for text in (*SYSTEM_WORDS, *told):
+            assert said(text) != text, text
+        sentence = "The agent on gpu-1 cannot be reached at 10.0.0.1:8888: Connection refused."
+        assert said(sentence) == "无法连接 gpu-1 上的 Agent（10.0.0.1:8888）：连接被拒绝。"
+
+
+def texts_of(job: dict[str, Any]) -> list[str]:
+    return [job["description"], *(parameter["label"] for parameter in job.get("parameters", []))]

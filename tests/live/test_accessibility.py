@@ -99,6 +99,7 @@ def objects(site: RealSite) -> Iterator[list[str]]:
     yield [
         f"inventory/brand/{brand}/",
         f"inventory/card/compare/?ids={','.join(map(str, cards))}",
+        f"inventory/card/{cards[0]}/change/",
         *(f"inventory/server/{local}/?tab={tab}" for tab in ("overview", "history", "instances", "files", "events")),
         f"inventory/server/{local}/change/",
         *(

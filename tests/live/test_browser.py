@@ -47,7 +47,7 @@ def browser() -> Iterator["Browser"]:  # noqa: F821
 @pytest.fixture
 def page(browser: "Browser", site: RealSite) -> Iterator["Page"]:  # noqa: F821
     """Logged in; fails the test when a script has failed on any page."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, timezone_id="Asia/Tokyo")
     page = context.new_page()
     page.set_default_timeout(15_000)
     broken: list[str] = []
@@ -248,5 +248,8 @@ def test_the_history_of_a_server(page: "Page", site: RealSite) -> None:  # noqa:
     page.locator("#history [data-span='6h'][aria-pressed=true]").wait_for()
     page.get_by_text("As table").click()
     page.locator("#history tbody tr").nth(359).wait_for()
+    told = page.locator("#history tbody tr th").first.inner_text()
+    minutes = {(datetime.now(UTC) - timedelta(minutes=n)).strftime("%H:%M") for n in range(4)}
+    assert told[-5:] in minutes, f"{told}: not in the account's time zone, which is UTC where none is set"
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

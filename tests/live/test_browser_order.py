@@ -55,3 +55,11 @@ def test_brands_are_dragged_and_moved_by_keys(page: "Page", site: RealSite) -> N
     page.get_by_role("button", name=f"Move {before[1]} down").click()
     told("^Not saved, and put back")
     assert shown() == [before[1], before[0], *before[2:]] == stored(site)
+
+    # On a phone a row is a card, and its buttons do the same.
+    page.unroute("**/api/brands/reorder")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    page.get_by_role("button", name=f"Move {before[0]} up").click()
+    told(f"^{before[0]} is now number 1 ")
+    assert shown() == before == stored(site)

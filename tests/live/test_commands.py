@@ -159,7 +159,17 @@ def test_from_new_task_to_grouped_results(site: RealSite, browser: Any, tmp_path
     page.get_by_role("button", name="Save", exact=True).click()
     page.wait_for_url("**/admin/scheduler/task/*/")
 
-    # Run now asks first; then its run is watched.
+    # Run now asks first, in the list as on its page; then its run is watched.
+    its_page = page.url
+    page.goto(f"{site.url}/admin/scheduler/task/?q={name}")
+    page.get_by_role("button", name=f"Run now: {name}").click()
+    dialog = page.locator("dialog[open]")
+    assert (
+        dialog.locator("#confirm-title").inner_text() == f"Run now {name}?"
+        and dialog.locator("nav, table").count() == 0
+    )
+    dialog.get_by_role("button", name="Cancel").click()
+    page.goto(its_page)
     page.get_by_role("button", name="Run now").click()
     page.locator("dialog[open]").get_by_role("button", name="Run now").click()
     page.get_by_text(f"Begun: {name}.").wait_for()

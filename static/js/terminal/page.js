@@ -1,5 +1,6 @@
 /* The terminal page: tabs, tools, the phone's keys, and what is said of the terminal in front. */
 
+import { dayText } from "../clock.js";
 import { Files } from "./files.js";
 import { Panel } from "./panel.js";
 import { Shell, theme } from "./shell.js";
@@ -357,7 +358,7 @@ class Page {
       await ask("DELETE", `/api/terminals/${row.id}`).catch(() => null);
       event.target.closest("li").remove();
     };
-    const since = say("mine", new Date(row.opened_at).toLocaleString());
+    const since = say("mine", dayText(new Date(row.opened_at)));
     return element("li", {},
       element("strong", {}, row.server), " ", element("span", { class: "term-soft" }, `${row.user}, ${since}`), " ",
       element("button", { type: "button", class: "term-button", onclick: open }, say(mine ? "attach" : "watch")),

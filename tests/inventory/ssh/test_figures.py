@@ -195,6 +195,11 @@ def test_measuring_from_the_page_tells_what_came_of_it(sshd: RealSshd, operator:
     client.force_login(operator)
     answer = client.post(f"/admin/inventory/server/{server.pk}/do/resources/", follow=True)
     assert "Measured plain." in answer.content.decode()
+    mute = Server.objects.create(name="mute", host_ip="127.0.0.1", agent_port=refused_port(), agent_token="t")
+    chosen = {"action": "resources", "_selected_action": [server.pk, mute.pk]}
+    answer = client.post("/admin/inventory/server/", chosen, follow=True)
+    assert "Measured 1. mute: The agent on mute cannot be reached" in answer.content.decode()
+    mute.delete()
     Server.objects.update(port=refused_port())
     answer = client.post(f"/admin/inventory/server/{server.pk}/do/resources/", follow=True)
     page = answer.content.decode()
