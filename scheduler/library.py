@@ -22,6 +22,13 @@ EXAMPLE_WORDS = (
     gettext_noop("Accelerators with driver and runtime version. Servers with the same answer stand in one group."),
     gettext_noop("Fails where the clock is not kept by a time service, or is off by more than the limit."),
     gettext_noop("Which version of the Infini agent runs here; fails where none does."),
+    gettext_noop(
+        "Puts another agent in place without ending what it runs, also where this site has no agent of its own: as the "
+        "agent's own account or root. Upgrade agent, in the menu of servers, does it for those the site knows."
+    ),
+    gettext_noop("Address or path of the new infini_agent.py"),
+    gettext_noop("Its SHA-256"),
+    gettext_noop("Port of the agent"),
     gettext_noop("Limit in percent"),
     gettext_noop("Limit in seconds"),
 )

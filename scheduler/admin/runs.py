@@ -162,8 +162,6 @@ class RunAdmin(PagedAdmin, RecordAdmin):
         return type(form.__name__, (form,), {"request": request, "__module__": form.__module__})
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        if obj is not None:  # read, not written; its page tells the rest
-            return [(None, {"fields": ["name", "command", "environment", "account"]})]
         saved = saved_command(request)
         names = [f"param_{one['name']}" for one in saved.parameters] if saved else []
         return [(None, {"fields": ["name", "command", *names, "environment"]}), *self.fieldsets[1:]]
