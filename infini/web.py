@@ -25,6 +25,7 @@ from daphne.server import Server  # noqa: E402
 from daphne.ws_protocol import WebSocketFactory, WebSocketProtocol  # noqa: E402
 from django.apps import apps  # noqa: E402
 from django.urls import get_resolver  # noqa: E402
+from twisted.internet import reactor  # noqa: E402
 from twisted.internet.tcp import Connection  # noqa: E402
 
 asyncio.set_event_loop_policy(None)  # threads that run a loop of their own have the usual one
@@ -32,8 +33,11 @@ asyncio.set_event_loop_policy(None)  # threads that run a loop of their own have
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 # New objects, less those that went: a page may leave some thousands, which refer to each other in circles.
-WORTH_TIDYING, GARBAGE_AT = 2_000, 200_000
+WORTH_TIDYING = 2_000
 YOUNG_BEFORE_MIDDLE, MIDDLE_BEFORE_OLD = 10, 20
+# What is never tidied in time, by many sockets that open at once say: the young alone, a millisecond each.
+GARBAGE_AT, RARELY = 10_000, 100
+TIDY_SECONDS = 1.0
 _WHOLE_BINARY, _MASKED = 0x82, 0x80
 _SHORT, _LONG = 126, 65536  # lengths from which on a frame's head tells them in two and in eight bytes
 
@@ -115,7 +119,7 @@ def settle() -> None:
         get_resolver().url_patterns  # noqa: B018  (imports them)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_AT, YOUNG_BEFORE_MIDDLE, MIDDLE_BEFORE_OLD)
+    gc.set_threshold(GARBAGE_AT, RARELY, RARELY)
 
 
 def tidy() -> None:
@@ -133,8 +137,7 @@ def tidied(application: Application) -> Application:
         try:
             await application(scope, receive, send)
         finally:
-            if scope["type"] == "http":
-                asyncio.get_running_loop().call_soon(tidy)  # when nothing refers to the request any more
+            asyncio.get_running_loop().call_soon(tidy)  # when nothing refers to what was asked any more
 
     return answer
 
@@ -145,7 +148,14 @@ class WebServer(Server):
     def run(self) -> None:
         settle()
         self.application = tidied(self.application)
+        self._keep_tidy()
         super().run()
+
+    def _keep_tidy(self) -> None:
+        """Also while sockets alone are at work, which stay open."""
+        tidy()
+        clock: Any = reactor
+        clock.callLater(TIDY_SECONDS, self._keep_tidy)
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
         """Tell sockets' applications of ``listen``, an extension as ASGI names them."""

@@ -5,7 +5,7 @@ import asyncio
 import weakref
 from typing import Any
 
-LEFT = 5_000
+LEFT = 2_500  # enough to be tidied, too few for a collection in the middle
 left: "weakref.WeakSet[Litter]" = weakref.WeakSet()
 
 
