@@ -132,8 +132,8 @@ def restore(path: Path) -> tuple[Backup, Path | None]:
     """Put what ``path`` holds in the data directory's place; the site must not run. Returns where what was there before
     is kept, None when nothing was.
 
-    Everything is unpacked and looked at first, then moved: cut off in between, it is done again from the start, and
-    what was there before stays in its folder. Raises BackupRefused, and then nothing has changed.
+    Everything is unpacked and looked at first: where that fails nothing has changed. Then it is moved: cut off in
+    between, it is done again from the start, and what was there before stays in its folder. Raises BackupRefused.
     """
     first_start.prepare_data_dir()
     with first_start.only_one(), _unpacked(path) as (backup, folder):
@@ -151,15 +151,20 @@ def _unpacked(path: Path) -> Iterator[tuple[Backup, Path]]:
     shutil.rmtree(folder, ignore_errors=True)  # of one that was cut off
     folder.mkdir(mode=0o700)
     try:
+        yield _unpack_all(path, folder), folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpack_all(path: Path, folder: Path) -> Backup:
+    try:
         with tarfile.open(path, "r:gz") as tar:
             backup = _about(path, tar)
             for member in tar:
                 _unpack(tar, member, folder)
-        yield backup, folder
+            return backup
     except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, zlib.error) as error:
         raise BackupRefused(f"{path} could not be restored: {error}.") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _about(path: Path, tar: tarfile.TarFile) -> Backup:
@@ -211,11 +216,17 @@ def _put_in_place(folder: Path) -> Path | None:
     if database:
         there += [database, *(database.with_name(database.name + end) for end in ("-wal", "-shm"))]
     there = [path for path in there if path.exists()]
-    aside = settings.DATA_DIR / f"before-restore-{timezone.now():%Y%m%d-%H%M%S}" if there else None
-    if aside:
+    aside = settings.DATA_DIR / f"before-restore-{timezone.now():%Y%m%d-%H%M%S}"
+    try:
         aside.mkdir(mode=0o700)
         for path in there:
             path.rename(aside / path.name)
-    for path in sorted(folder.iterdir()):
-        path.rename(database if database and path.name == DATABASE else settings.DATA_DIR / path.name)
-    return aside
+        for path in sorted(folder.iterdir()):
+            path.rename(database if database and path.name == DATABASE else settings.DATA_DIR / path.name)
+    except OSError as error:
+        raise BackupRefused(
+            f"Half of it is in place ({error}). Mend that and restore again; what was here before is in {aside}."
+        ) from None
+    if not there:
+        aside.rmdir()
+    return aside if there else None

@@ -12,6 +12,7 @@ from infini import extras
 from infini.display import BAD, GOOD, QUIET, WARN, Bar, Chip, gib, number
 from inventory.device_processes import DeviceProcess, in_words, processes_on
 from inventory.models import Device, Server
+from inventory.samples import finite
 from inventory.shown import NEVER_RED, figures_are_fresh, figures_at, ssh_measured_at
 
 
@@ -82,7 +83,7 @@ def device_errors(server: Server) -> list[str]:
 
 def _row(server: Server, device: Device, live: dict[str, Any]) -> DeviceRow:
     stale, at = not figures_are_fresh(server) or not device.present, figures_at(server)
-    used, total = _figure(live.get("memory_used_bytes")), _figure(device.memory_bytes)
+    used, total = finite(live.get("memory_used_bytes")), finite(device.memory_bytes)
     share = 100 * used / total if used is not None and total else None
     untold = _("Its tool does not tell.")
     return DeviceRow(
@@ -92,7 +93,7 @@ def _row(server: Server, device: Device, live: dict[str, Any]) -> DeviceRow:
         f"{gib(used)} / {gib(total)} GiB" if used is not None and total else (f"{gib(total)} GiB" if total else ""),
         Bar(
             _("Utilisation"),
-            _figure(live.get("utilization_percent")),
+            finite(live.get("utilization_percent")),
             limits=NEVER_RED,
             stale=stale,
             reason=untold,
@@ -124,10 +125,6 @@ def device_chip(device: Device, live: dict[str, Any]) -> Chip:
     return Chip(_("Present"), QUIET, "check", _("Its tool tells no health"))
 
 
-def _figure(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def _whole(value: Any) -> int | None:
-    figure = _figure(value)
+    figure = finite(value)
     return None if figure is None else round(figure)

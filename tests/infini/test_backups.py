@@ -100,6 +100,28 @@ def test_what_was_there_before_stays_in_a_folder(backup: Path, at: Callable[[Pat
     assert (there / "logs" / "web.log").read_text() == "now"
 
 
+def test_one_that_stops_half_way_says_so_and_is_done_again(
+    backup: Path, at: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = at(tmp_path / "second")
+    fill(there, "now")
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.parent.name == "restoring" and self.name == "secrets":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    with monkeypatch.context() as no_room, pytest.raises(BackupRefused, match=r"Half of it.*No space.*before-restore"):
+        no_room.setattr(Path, "rename", full)
+        restore(backup)
+    [first] = there.glob("before-restore*")
+    assert word_of(first) == {"now"}
+    first.rename(there / "kept")  # the next may come within its second
+    restore(backup)
+    assert word_of(there) == {"then"}
+
+
 def packed(path: Path, change: Callable[[str, bytes], bytes | None], *more: tarfile.TarInfo) -> Path:
     """Another archive: ``change`` gives each file's new content, None leaves it out."""
     other = path.with_name("other.tar.gz")
