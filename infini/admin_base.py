@@ -1,12 +1,11 @@
-"""What every admin here shares, and the only module that imports unfold: writes through ``infini.records``,
-errors of verbs as messages and form errors, secrets never shown, object pages, actions only by POST.
+"""What every admin here shares: writes through ``infini.records``, errors of verbs as messages and form errors, secrets
+never shown, object pages, actions only by POST.
 """
 
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from django import forms
 from django.contrib.admin.utils import flatten
 from django.contrib.admin.views.main import ORDER_VAR
 from django.core.exceptions import PermissionDenied
@@ -18,31 +17,10 @@ from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.functional import cached_property
-from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import capfirst
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
-from unfold.admin import ModelAdmin
-from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter
-from unfold.contrib.filters.admin import RelatedDropdownFilter as WholeRowsDropdownFilter
-from unfold.contrib.filters.forms import DropdownForm
-from unfold.decorators import display
-from unfold.forms import AdminPasswordChangeForm, AuthenticationForm, UserChangeForm, UserCreationForm
-from unfold.templatetags.unfold_list import result_headers
-from unfold.views import ChangeList
-from unfold.widgets import (
-    CHECKBOX_CLASSES,
-    INPUT_CLASSES,
-    TEXTAREA_CLASSES,
-    UnfoldAdminFileFieldWidget,
-    UnfoldAdminIntegerFieldWidget,
-    UnfoldAdminSelect2MultipleWidget,
-    UnfoldAdminSelectWidget,
-    UnfoldAdminTextareaWidget,
-    UnfoldAdminTextInputWidget,
-    UnfoldBooleanSwitchWidget,
-)
 
 from infini import extras, records, tabs, visibility
 from infini.admin_csv import CsvAdmin
@@ -53,7 +31,29 @@ from infini.confirmation import typed_name
 from infini.display import ABSENT, url_of
 from infini.errors import InfiniError, StaleVersion
 from infini.fields import EncryptedTextField
+from infini.secret_fields import SecretField
 from infini.tabs import Tab
+from infini.theme import (
+    AdminPasswordChangeForm,
+    AuthenticationForm,
+    ChangeList,
+    ChoicesDropdownFilter,
+    DropdownFilter,
+    DropdownForm,
+    ModelAdmin,
+    UnfoldAdminFileFieldWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminSelect2MultipleWidget,
+    UnfoldAdminSelectWidget,
+    UnfoldAdminTextareaWidget,
+    UnfoldAdminTextInputWidget,
+    UnfoldBooleanSwitchWidget,
+    UserChangeForm,
+    UserCreationForm,
+    WholeRowsDropdownFilter,
+    display,
+    result_headers,
+)
 
 __all__ = [
     "AdminPasswordChangeForm",
@@ -68,7 +68,6 @@ __all__ = [
     "PagedAdmin",
     "RecordAdmin",
     "RelatedDropdownFilter",
-    "SecretField",
     "UnfoldAdminFileFieldWidget",
     "UnfoldAdminIntegerFieldWidget",
     "UnfoldAdminSelect2MultipleWidget",
@@ -118,64 +117,6 @@ class MonoTextarea(UnfoldAdminTextareaWidget):
 
     def __init__(self, rows: int = 4) -> None:
         super().__init__({"rows": rows, "class": "mono", "spellcheck": "false", "autocapitalize": "off"})
-
-
-class SecretInput(forms.Widget):
-    """Write-only: whatever is stored, only the fact that it is stored reaches the page."""
-
-    def __init__(self, attrs: dict[str, Any] | None = None, *, lines: int = 1) -> None:
-        super().__init__(attrs)
-        self.lines = lines
-
-    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
-        stored = bool(value)
-        hint = gettext("Stored; leave empty to keep it") if stored else gettext("Not set")
-        identity = (attrs or {}).get("id", f"id_{name}")
-        described = (attrs or {}).get("aria-describedby", "")
-        if self.lines > 1:
-            box = format_html(
-                '<textarea name="{}" id="{}" rows="{}" class="mono {}" placeholder="{}" autocomplete="off" '
-                'spellcheck="false" aria-describedby="{}"></textarea>',
-                *(name, identity, self.lines, " ".join(TEXTAREA_CLASSES), hint, described),
-            )
-        else:
-            box = format_html(
-                '<input type="password" name="{}" id="{}" class="{}" placeholder="{}" autocomplete="new-password" '
-                'aria-describedby="{}">',
-                *(name, identity, " ".join(INPUT_CLASSES), hint, described),
-            )
-        if not stored:
-            return box
-        return format_html(
-            '{}<label class="secret-remove"><input type="checkbox" name="{}-remove" class="{}"> {}</label>',
-            *(box, name, " ".join(CHECKBOX_CLASSES), gettext("Remove what is stored")),
-        )
-
-    def value_from_datadict(self, data: Any, files: Any, name: str) -> str | None:
-        """None keeps what is stored."""
-        if data.get(f"{name}-remove"):
-            return ""
-        return data.get(name) or None
-
-    def value_omitted_from_data(self, data: Any, files: Any, name: str) -> bool:
-        return False
-
-
-class SecretField(forms.CharField):
-    """A secret: empty input keeps the stored value, which is never sent to the page."""
-
-    def __init__(self, *, lines: int = 1, **options: Any) -> None:
-        super().__init__(**{"required": False, "strip": False, "widget": SecretInput(lines=lines), **options})
-
-    def has_changed(self, initial: Any, data: Any) -> bool:
-        return data is not None and data != (initial or "")
-
-    def bound_data(self, data: Any, initial: Any) -> Any:
-        """A form shown again tells what is stored, not what was typed."""
-        return initial
-
-    def _clean_bound_field(self, bound: Any) -> Any:
-        return (bound.initial or "") if bound.data is None else self.clean(bound.data)
 
 
 class PageChangeList(ChangeList):

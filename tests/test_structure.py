@@ -123,4 +123,4 @@ def test_verbs_do_not_know_their_edges(app: str) -> None:
 
 def test_the_admin_theme_is_imported_in_one_place() -> None:
     users = {str(p.relative_to(ROOT)) for p in sources() if any(m.split(".")[0] == "unfold" for m in imported(p))}
-    assert users <= {"infini/admin_base.py", "infini/unfold_settings.py"}
+    assert users == {"infini/theme.py"}

@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext
 
-from infini.admin_base import SecretField
+from infini.secret_fields import SecretField
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 

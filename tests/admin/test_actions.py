@@ -283,21 +283,6 @@ def test_the_queue_has_no_pages(admin: Client) -> None:
     assert "django_q" not in names
 
 
-def test_one_module_imports_unfold() -> None:
-    """So that leaving it stays possible."""
-    from pathlib import Path
-
-    root = Path(__file__).resolve().parents[2]
-    apps = ("infini", "inventory", "deployments", "chat")
-    importing = [
-        str(path.relative_to(root))
-        for app in apps
-        for path in (root / app).rglob("*.py")
-        if any(line.startswith(("from unfold", "import unfold")) for line in path.read_text().splitlines())
-    ]
-    assert importing == ["infini/admin_base.py"]
-
-
 def test_no_view_under_the_admin_is_asynchronous() -> None:
     """``admin_view`` would answer such a view's coroutine instead of awaiting it."""
 
