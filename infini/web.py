@@ -2,9 +2,9 @@
 
     python -m infini.web -b 127.0.0.1 -p 8000 infini.asgi:application
 
-The keys somebody types in a terminal and their echoes are frames of a few bytes with a pause before each, so that what
-runs for them has left the processor's caches meanwhile: only what is not run costs nothing, and Autobahn and Twisted
-run much.
+The keys somebody types in a terminal, their echoes, and the page's word that it has shown so much are frames of a few
+bytes with a pause before each, so that what runs for them has left the processor's caches meanwhile: only what is not
+run costs nothing, and Autobahn and Twisted run much.
 """
 
 import asyncio
@@ -31,6 +31,7 @@ from twisted.internet.tcp import Connection  # noqa: E402
 asyncio.set_event_loop_policy(None)  # threads that run a loop of their own have the usual one
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+Listener = Callable[[bytes, bool], bool]
 
 # New objects, less those that went: a page may leave some thousands, which refer to each other in circles.
 WORTH_TIDYING = 2_000
@@ -38,19 +39,20 @@ YOUNG_BEFORE_MIDDLE, MIDDLE_BEFORE_OLD = 10, 20
 # What is never tidied in time, by many sockets that open at once say: the young alone, a millisecond each.
 GARBAGE_AT, RARELY = 10_000, 100
 TIDY_SECONDS = 1.0
-_WHOLE_BINARY, _MASKED = 0x82, 0x80
+_WHOLE_TEXT, _WHOLE_BINARY, _MASKED = 0x81, 0x82, 0x80
 _SHORT, _LONG = 126, 65536  # lengths from which on a frame's head tells them in two and in eight bytes
 
 
 class SmallFrames(WebSocketProtocol):
-    """A socket whose small binary frames take a short way; the rest goes as it would."""
+    """A socket whose small frames take a short way; the rest goes as it would."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._listener: Callable[[bytes], bool] | None = None
+        self._listener: Listener | None = None
 
-    def listen(self, listener: Callable[[bytes], bool]) -> None:
-        """Have ``listener`` called with each binary message that overtakes no other; False leaves it to ``receive``."""
+    def listen(self, listener: Listener) -> None:
+        """Have ``listener`` called with each message that overtakes no other, and with whether it is binary; False
+        leaves it to ``receive``."""
         self._listener = listener
 
     def dataReceived(self, data: bytes) -> None:
@@ -60,13 +62,18 @@ class SmallFrames(WebSocketProtocol):
             return
         size = len(data) - 6
         mask = int.from_bytes((data[2:6] * (size // 4 + 1))[:size], "big")
-        self.onMessage((int.from_bytes(data[6:], "big") ^ mask).to_bytes(size, "big"), True)
+        message = (int.from_bytes(data[6:], "big") ^ mask).to_bytes(size, "big")
+        is_binary = data[0] == _WHOLE_BINARY
+        if is_binary or _is_text(message):
+            self.onMessage(message, is_binary)
+        else:
+            self._dataReceived(data)  # which says what is wrong with it
 
     def _is_one_small_frame(self, data: bytes) -> bool:
         """Whether ``data`` is exactly one whole message of 1 to 125 bytes, and nothing else is under way."""
         return (
             6 < len(data) < 6 + _SHORT
-            and data[0] == _WHOLE_BINARY
+            and data[0] in (_WHOLE_BINARY, _WHOLE_TEXT)
             and data[1] == _MASKED | len(data) - 6
             and self.state == self.STATE_OPEN
             and not self.data
@@ -76,7 +83,7 @@ class SmallFrames(WebSocketProtocol):
         )
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        if isBinary and self._listener and self.application_queue.empty() and self._listener(payload):
+        if self._listener and self.application_queue.empty() and self._listener(payload, isBinary):
             return
         super().onMessage(payload, isBinary)
 
@@ -95,6 +102,14 @@ class SmallFrames(WebSocketProtocol):
                 data = data[sent:]
         if data:
             transport.write(data)
+
+
+def _is_text(message: bytes) -> bool:
+    try:
+        message.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_sending(transport: Connection) -> bool:

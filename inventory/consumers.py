@@ -8,6 +8,7 @@ import json
 import logging
 from typing import Any
 
+import orjson
 from django.urls import re_path
 from django.utils.translation import get_language, override
 from django.utils.translation import gettext as _
@@ -63,7 +64,7 @@ class TerminalSocket:
         await self._receive()
         self._outlet.send({"type": "websocket.accept"})
         if listen := self._scope.get("extensions", {}).get("infini.listen"):  # our own web server; others do without
-            listen(self._typed)
+            listen(self._heard)
         looker = asyncio.create_task(self._look_again())
         try:
             await self._admit(self.user)  # who was found a moment ago
@@ -140,15 +141,31 @@ class TerminalSocket:
         else:
             await self._control(_frame(message.get("text") or ""))
 
-    def _typed(self, data: bytes) -> bool:
-        """A key's short way, which the web server itself goes when no other frame waits; False where it ends."""
+    def _heard(self, data: bytes, is_binary: bool) -> bool:
+        """The short way of keys and acknowledgements, which the web server itself goes when no other frame waits;
+        False where it ends."""
         session = self._session
-        if session is None or self._observing:
+        if session is None:
+            return False
+        return self._typed(session, data) if is_binary else self._acknowledged(session, data)
+
+    def _typed(self, session: Session, data: bytes) -> bool:
+        if self._observing:
             return False
         if not session.input(data):
             with override(self._language):
                 self.refuse(self._too_much())
         return True
+
+    def _acknowledged(self, session: Session, data: bytes) -> bool:
+        try:
+            frame = _frame(data)
+            if frame["type"] == "ack":
+                session.acknowledge(self, _acked_bytes(frame))
+                return True
+        except Invalid:  # said on the long way
+            pass
+        return False
 
     def _type(self, data: bytes) -> None:
         if self._observing:
@@ -175,7 +192,7 @@ class TerminalSocket:
             await self._observe(frame)
         elif kind == "ack":
             if session:
-                session.acknowledge(self, _number(frame, "bytes", 0, 2**53))
+                session.acknowledge(self, _acked_bytes(frame))
         elif kind == "resize":
             self._size = _size(frame)
             if session and not self._observing:
@@ -295,10 +312,10 @@ def _why_gone(key: str, user_id: int | None) -> NotFound:
     )
 
 
-def _frame(text: str) -> dict[str, Any]:
+def _frame(text: str | bytes) -> dict[str, Any]:
     try:
-        frame = json.loads(text)
-    except (ValueError, RecursionError):
+        frame = orjson.loads(text)
+    except orjson.JSONDecodeError:
         frame = None
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise Invalid(_('A text frame is JSON, {"type": ...}; what is typed goes in binary frames.'))
@@ -313,6 +330,10 @@ def _number(frame: dict[str, Any], name: str, least: int, most: int) -> int:
             % {"name": name, "least": least, "most": most}
         )
     return value
+
+
+def _acked_bytes(frame: dict[str, Any]) -> int:
+    return _number(frame, "bytes", 0, 2**53)
 
 
 def _optional_number(frame: dict[str, Any], name: str) -> int | None:

@@ -11,25 +11,26 @@ class OutputBuffer:
     def __init__(self) -> None:
         self.start = 0
         self.end = 0
-        self._blocks: deque[bytearray] = deque()
+        self._blocks: deque[bytes | bytearray] = deque()
 
     def append(self, data: bytes) -> None:
         self.end += len(data)
-        if self._blocks and len(self._blocks[-1]) + len(data) <= BLOCK_BYTES:
-            self._blocks[-1] += data
+        last = self._blocks[-1] if self._blocks else b""
+        if isinstance(last, bytearray) and len(last) + len(data) <= BLOCK_BYTES:
+            last += data
         else:
-            self._blocks.append(bytearray(data))
+            self._blocks.append(data if len(data) >= BLOCK_BYTES else bytearray(data))
 
     def read(self, offset: int, most: int) -> bytes:
         """Up to ``most`` bytes from ``offset``, which lies between ``start`` and ``end``."""
-        skip = offset - self.start
-        parts: list[bytearray] = []
-        wanted = most
+        skip, wanted = offset - self.start, most
+        parts: list[bytes | bytearray | memoryview] = []
         for block in self._blocks:
             if skip >= len(block):
                 skip -= len(block)
                 continue
-            parts.append(block[skip : skip + wanted])
+            is_whole = isinstance(block, bytes) and not skip and len(block) <= wanted  # which needs no copy
+            parts.append(block if is_whole else memoryview(block)[skip : skip + wanted])
             wanted -= len(parts[-1])
             skip = 0
             if not wanted:

@@ -5,7 +5,6 @@ done by one thread of the process, in order; a slow disk delays no terminal, unt
 """
 
 import codecs
-import json
 import logging
 import os
 import time
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import orjson
 from django.conf import settings
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.5
 FLUSH_BYTES = 128 * 1024
 _writer = ThreadPoolExecutor(1, thread_name_prefix="recorder")
-_as_json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": ")).encode
 
 
 def recordings_dir() -> Path:
@@ -97,7 +96,7 @@ class Recorder:
             logger.exception("recording.failed", extra={"file": self.path.name})
 
     def _append(self, events: list[tuple[float, str, Any]]) -> None:
-        lines = [] if self._file is not None else [_as_json(self._head)]
+        lines = [] if self._file is not None else [_line(self._head)]
         if self._file is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._file = os.open(self.path, flags, 0o600)
@@ -106,14 +105,13 @@ class Recorder:
             text = self._decode(what) if code == "o" else what
             if code == "o" and (self.capped or len(what) > room):
                 if not self.capped:
-                    lines.append(_as_json([0, "m", "The recording's size limit is reached."]))
+                    lines.append(_line([0, "m", "The recording's size limit is reached."]))
                 self.capped = True
             elif text:
-                lines.append(_as_json([round(at - self._last, 6), code, text]))
+                lines.append(_line([round(at - self._last, 6), code, text]))
                 self._last = at
                 room -= len(lines[-1])
-        data = "".join(line + "\n" for line in lines).encode("utf-8", "surrogatepass")
-        view = memoryview(data)
+        view = memoryview(b"".join(lines))
         while view:
             done = os.write(self._file, view)
             self.written_bytes += done
@@ -125,6 +123,10 @@ class Recorder:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _line(what: Any) -> bytes:
+    return orjson.dumps(what, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _joined(events: list[tuple[float, str, Any]]) -> Iterator[tuple[float, str, Any]]:

@@ -16,7 +16,7 @@ class Litter:
 
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """``/listen`` takes what it can by the web server's short way; what begins with ``~`` it leaves to ``receive``."""
+    """``/listen`` takes what it can by the web server's short way, see ``_is_heard``."""
     if scope["type"] == "http":
         body = str(len(left)).encode()
         for _ in range(LEFT):
@@ -28,7 +28,9 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     await receive()
     await send({"type": "websocket.accept"})
     if scope["path"] == "/listen":
-        scope["extensions"]["infini.listen"](lambda data: not data.startswith(b"~") and not heard.append(data))
+        scope["extensions"]["infini.listen"](
+            lambda data, is_binary: _is_heard(data, is_binary) and not heard.append(data)
+        )
     while (message := await receive())["type"] == "websocket.receive":
         data = message.get("bytes")
         if message.get("text") == "loop":
@@ -36,3 +38,8 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if message.get("text") == "heard":
             data, heard = b"|".join(heard), []
         await send({"type": "websocket.send", "bytes": data, "text": None if data else message.get("text")})
+
+
+def _is_heard(data: bytes, is_binary: bool) -> bool:
+    """What begins with ``~`` is left to ``receive``, and of texts all that do not begin with ``!``."""
+    return not data.startswith(b"~") if is_binary else data.startswith(b"!")

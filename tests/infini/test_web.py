@@ -107,6 +107,13 @@ def test_frames_however_they_are_cut(connect: Callable[..., Client]) -> None:
     assert [client.receive() for _ in range(2)] == [(BINARY, b"half"), (BINARY, b"next")]
 
 
+def test_a_text_that_is_none_is_refused(connect: Callable[..., Client]) -> None:
+    client = connect()
+    client.send(frame(b"\xff\xfe", TEXT))
+    with pytest.raises((ConnectionResetError, ValueError)):  # cut off
+        client.receive()
+
+
 def test_an_unmasked_frame_is_refused(connect: Callable[..., Client]) -> None:
     client = connect()
     client.send(b"\x82\x07unmaske")
@@ -122,6 +129,10 @@ def test_a_listener_overtakes_nothing(connect: Callable[..., Client]) -> None:
     assert client.receive() == (BINARY, b"~d")
     client.send(frame(b"heard", TEXT))
     assert client.receive() == (BINARY, b"a|b|c")
+    client.send(frame(b"g"))
+    client.send(frame("!text, 文".encode(), TEXT))
+    client.send(frame(b"heard", TEXT))
+    assert client.receive() == (BINARY, "g|!text, 文".encode())
     client.send(frame(b"~e"), frame(b"f"))  # the first waits to be received, so the second waits behind it
     assert [client.receive() for _ in range(2)] == [(BINARY, b"~e"), (BINARY, b"f")]
 

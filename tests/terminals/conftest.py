@@ -62,7 +62,7 @@ class Terminal:
 
     def __init__(self, application: Any, headers: list[tuple[bytes, bytes]], server_id: int) -> None:
         self._socket = WebsocketCommunicator(application, f"/ws/servers/{server_id}/terminal", headers)
-        self.listeners: list[Callable[[bytes], bool]] = []  # the short way for keys that infini/web.py goes
+        self.listeners: list[Callable[[bytes, bool], bool]] = []  # the short way that infini/web.py goes
         self._socket.scope["extensions"] = {"infini.listen": self.listeners.append}
         self.acks = True
         self.output = bytearray()

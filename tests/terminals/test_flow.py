@@ -1,6 +1,8 @@
 """Floods: a client that does not read costs no memory, and Ctrl-C is not behind what was flooded."""
 
 import asyncio
+import itertools
+import json
 import time
 from typing import Any
 
@@ -90,29 +92,57 @@ async def test_more_than_the_shell_takes_is_refused(terminal: Make, operator: Us
 async def test_keys_by_the_web_servers_short_way(terminal: Make, operator: User, administrator: User) -> None:
     one = await terminal(operator)
     await one.begin({"type": "connect", "cols": 80, "rows": 24})
-    assert not one.listeners[0](b"too early\r"), "no shell is there yet"
+    assert not one.listeners[0](b"too early\r", True), "no shell is there yet"
     await one.frame("connected")
     await one.until(PROMPT)
-    assert one.listeners[0](b"echo short-$((40+2))\r")
+    assert one.listeners[0](b"echo short-$((40+2))\r", True)
     await one.until(b"short-42\r\n")
 
     watcher = await (await terminal(administrator)).watch(one.session)
-    assert not watcher.listeners[0](b"echo never\r")
+    assert not watcher.listeners[0](b"echo never\r", True)
 
     await one.until(PROMPT)
     await one.type("stty -echo -icanon; kill -STOP $$\r")
     await one.until(b"$$\r\n")
     for _ in range(60):
-        one.listeners[0](b"x" * 100_000)
+        one.listeners[0](b"x" * 100_000, True)
     assert await one.end() == 4400 and "pieces" in one.frames[-1]["message"]
-    assert not one.listeners[0](b"over")
+    assert not one.listeners[0](b"over", True)
 
 
-def test_buffer_by_offset() -> None:
+async def test_acknowledgements_by_the_web_servers_short_way(terminal: Make, operator: User) -> None:
+    """The flood stops at the window and goes on with each, without any other frame."""
+    one = await terminal(operator)
+    one.acks = False
+    await one.open()
+    hear, session = one.listeners[0], registry.find(one.session)
+    assert session and session.owner
+    await one.type("head -c 1000000 /dev/zero | tr '\\0' x; echo E''ND\r")
+    while len(one.output) < WINDOW_BYTES:
+        await one.take()
+    while b"END" not in one.output[-20:]:
+        unacked = len(one.output) - session.owner.acked
+        assert hear(json.dumps({"type": "ack", "bytes": unacked}).encode(), False)
+        await one.take()
+    acked = session.owner.acked
+    for other in (
+        b'{"type": "ack", "bytes": -1}',
+        b'{"type": "ack"}',
+        b'{"type": "resize", "cols": 1}',
+        b"ack",
+        b"\xff",
+    ):
+        assert not hear(other, False), "said on the long way"
+    assert session.owner.acked == acked
+
+
+@pytest.mark.parametrize("sizes", [(999,), (BLOCK_BYTES, 7), (3, BLOCK_BYTES + 1, 500, 500)])
+def test_buffer_by_offset(sizes: tuple[int, ...]) -> None:
     buffer = OutputBuffer()
     whole = bytes(n % 251 for n in range(5 * BLOCK_BYTES))
-    for start in range(0, len(whole), 999):
-        buffer.append(whole[start : start + 999])
+    size = itertools.cycle(sizes)
+    while buffer.end < len(whole):
+        buffer.append(whole[buffer.end : buffer.end + next(size)])
     for offset, most in ((0, 10), (BLOCK_BYTES - 5, 10), (3 * BLOCK_BYTES, 2 * BLOCK_BYTES), (len(whole), 5)):
         assert buffer.read(offset, most) == whole[offset : offset + most]
     buffer.forget_before(2 * BLOCK_BYTES + 100)
