@@ -15,10 +15,11 @@ from django.utils.translation import gettext_noop
 
 from inventory.ssh import scripts
 from inventory.ssh.access import SshAccess
+from inventory.ssh.channels import StreamChannel
 from inventory.ssh.connections import CONNECT_TIMEOUT_SECONDS, Connection, connected
 from inventory.ssh.errors import SshConnectionLost, SshError
+from inventory.ssh.handshakes import BROKEN
 from inventory.ssh.logins import Deadline
-from inventory.ssh.transports import BROKEN, StreamChannel
 
 OUTPUT_MAX_BYTES = 1024 * 1024
 # How often a caller's wish to stop is looked at.
@@ -95,7 +96,7 @@ class _Took(Enum):
 
 
 class _Running:
-    """One command while it runs. The connection's reading thread puts what arrives, the caller's takes it."""
+    """One command while it runs. Who reads the connection puts what arrives, the caller takes it."""
 
     def __init__(
         self, connection: Connection, token: str, kept: "dict[str, _Kept]", on_output: OnOutput | None

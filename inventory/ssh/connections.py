@@ -9,6 +9,7 @@ Everything here may be called from any thread and waits for the network, so neve
 called from there says so (``ShellChannel``).
 """
 
+import asyncio
 import contextlib
 import os
 import threading
@@ -22,10 +23,12 @@ from django.utils.translation import gettext_noop
 
 from inventory.ssh import pins
 from inventory.ssh.access import SshAccess
+from inventory.ssh.channels import Channel, StreamChannel
 from inventory.ssh.errors import SshConnectionLost, SshError, SshUnreachable
+from inventory.ssh.handshakes import BROKEN
 from inventory.ssh.logins import Deadline, host_key_of, log_in, shake_hands
 from inventory.ssh.shells import SHELL_WINDOW_BYTES, ShellChannel, ShellEnd, start_shell
-from inventory.ssh.transports import BROKEN, WINDOW_BYTES, Channel, ChannelRefused, StreamChannel, Transport
+from inventory.ssh.transports import WINDOW_BYTES, ChannelRefused, Transport
 
 CONNECT_TIMEOUT_SECONDS = 30.0
 # A link is given up for a new one after so many channels: paramiko keeps a note of each.
@@ -95,11 +98,13 @@ class Connection:
         term: str = "xterm-256color",
         environment: Mapping[str, str] | None = None,
         command: str = "",
+        loop: asyncio.AbstractEventLoop | None = None,
         timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
     ) -> ShellChannel:
         """A login shell, or ``command``, in a terminal of its own; see ShellChannel for what the callbacks keep to.
 
-        ``environment`` is offered to the server, which takes what its AcceptEnv names. Raises SshError.
+        ``environment`` is offered to the server, which takes what its AcceptEnv names. ``loop`` reads the connection
+        from now on, and calls the callbacks. Raises SshError.
         """
         deadline = Deadline(timeout_seconds)
         shell = ShellChannel(on_data, on_end)
@@ -107,6 +112,8 @@ class Connection:
             StreamChannel, shell.receive, shell.end, timeout_seconds=timeout_seconds, window_bytes=SHELL_WINDOW_BYTES
         )
         shell.attach(channel)
+        if loop:
+            channel.transport.reading.move_to(loop)
         try:
             start_shell(channel, columns, rows, term, environment or {}, deadline, command)
         except BROKEN:

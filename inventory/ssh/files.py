@@ -15,7 +15,7 @@ from infini.errors import TooLarge
 from inventory.ssh.access import SshAccess
 from inventory.ssh.connections import CONNECT_TIMEOUT_SECONDS, connected
 from inventory.ssh.errors import SshConnectionLost, SshError, SshFileRefused
-from inventory.ssh.transports import BROKEN
+from inventory.ssh.handshakes import BROKEN
 
 PIECE_BYTES = 32 * 1024
 # How long one answer of the server may take.

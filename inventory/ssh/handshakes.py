@@ -41,7 +41,7 @@ BROKEN = (paramiko.SSHException, OSError, EOFError)
 _USER_AUTHENTICATION = paramiko.Message().add_string("ssh-userauth").asbytes()
 _KEY_EXCHANGE = range(30, 42)  # the messages of whichever exchange was agreed on
 # What a channel does with its messages: named, so that a subclass of paramiko's may do it otherwise.
-_FOR_CHANNELS = {
+FOR_CHANNELS = {
     MSG_CHANNEL_SUCCESS: "_request_success",
     MSG_CHANNEL_FAILURE: "_request_failed",
     MSG_CHANNEL_DATA: "_feed",
@@ -96,7 +96,7 @@ class Handshake(paramiko.Transport):
         wait_at_most(self.sock, max(0.001, until - time.monotonic()))
         self.packetizer.write_all(f"{self.local_version}\r\n".encode())
         self._expect_packet(MSG_KEXINIT)
-        with self._broken_when_it_fails():
+        with self.broken_when_it_fails():
             self._send_kex_init()
             self._check_banner()
             self._take_until(lambda: self.initial_kex_done)
@@ -123,7 +123,7 @@ class Handshake(paramiko.Transport):
     def _ask(self, ask: Callable[[AuthHandler, threading.Event], object]) -> list[str]:
         answered = threading.Event()
         login = self.auth_handler = _Login(self)
-        with self._broken_when_it_fails():
+        with self.broken_when_it_fails():
             ask(login, answered)
             self._take_until(answered.is_set)
         still_wanted: list[str] = login.wait_for_response(answered)
@@ -133,7 +133,7 @@ class Handshake(paramiko.Transport):
         while not is_done():
             self.take_message()
 
-    def _broken_when_it_fails(self) -> "_Broken":
+    def broken_when_it_fails(self) -> "_Broken":
         return _Broken(self)
 
     def broke(self) -> None:
@@ -150,6 +150,10 @@ class Handshake(paramiko.Transport):
             kind, message = self.packetizer.read_message()
         except NeedRekeyException:
             return
+        self.deal_with(kind, message)
+
+    def deal_with(self, kind: int, message: paramiko.Message) -> None:
+        """Do what a message asks for; raises one of BROKEN, EOFError when it is the last."""
         if kind in (MSG_IGNORE, MSG_DEBUG):
             self._enforce_strict_kex(kind)
             return
@@ -166,11 +170,11 @@ class Handshake(paramiko.Transport):
         self._handle(kind, message)
 
     def _handle(self, kind: int, message: paramiko.Message) -> None:
-        if kind in _FOR_CHANNELS:
+        if kind in FOR_CHANNELS:
             number = message.get_int()
             channel = self._channels.get(number)
             if channel is not None:
-                getattr(channel, _FOR_CHANNELS[kind])(message)
+                getattr(channel, FOR_CHANNELS[kind])(message)
             elif number not in self.channels_seen:
                 raise paramiko.SSHException("a message for a channel that never was")
             return

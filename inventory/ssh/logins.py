@@ -20,7 +20,8 @@ from django.utils.translation import gettext_noop
 from inventory.servers import parse_private_key
 from inventory.ssh.access import SshAccess
 from inventory.ssh.errors import SshError, SshKeyUnusable, SshLoginRefused, SshUnreachable
-from inventory.ssh.transports import BROKEN, Transport
+from inventory.ssh.handshakes import BROKEN
+from inventory.ssh.transports import Transport
 
 _REFUSALS = {
     errno.ECONNREFUSED: gettext_noop("%(place)s refuses the connection."),

@@ -7,7 +7,7 @@
     shell.close()
 
 All methods of a ShellChannel return at once and may be called from any thread and from an event loop. The callbacks
-come from the connection's reading thread, which serves the other terminals too: they must not wait, nor raise.
+come from who reads the connection, and serves the other terminals too: they must not wait, nor raise.
 ``on_data(data)`` gets the bytes as they came, a character may be split between two calls; it may call ``pause``.
 ``on_end(end)`` comes once, after the last data. A terminal costs no thread and keeps no output here.
 """
@@ -17,13 +17,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from inventory.ssh.channels import StreamChannel
 from inventory.ssh.logins import Deadline
-from inventory.ssh.transports import StreamChannel
 
 SHELL_WINDOW_BYTES = 256 * 1024
 _SEND_BYTES = 16 * 1024
 _AT_ONCE_BYTES = 1024
-_ACKNOWLEDGE_BYTES = SHELL_WINDOW_BYTES // 8
+_ACKNOWLEDGE_BYTES = SHELL_WINDOW_BYTES // 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class ShellChannel:
             if self._is_paused or self._owed < _ACKNOWLEDGE_BYTES:
                 return  # a key's echo is worth no message, nor waking the pump
             owed, self._owed = self._owed, 0
-        self._post(lambda channel: channel.acknowledge(owed))
+        if self._channel:
+            self._channel.acknowledge(owed)
 
     def end(self) -> None:
         channel = self._channel

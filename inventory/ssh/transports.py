@@ -1,14 +1,9 @@
-"""paramiko's transport and channel, with what many terminals on one connection need.
+"""paramiko's transport, with what many terminals on one connection need.
 
-One thread reads for all channels of a connection (paramiko's own, the transport itself) and hands each piece to
-its channel at once: no thread for each channel and nothing is polled. That thread never writes: a full TCP
-buffer, or a key exchange that only it can finish, would hold it (paramiko#822). What it has to send goes to a
-second thread, the pump, unless it can be sent without waiting for anything. The pump exists once something was posted
-to it and ends with the connection.
-
-A server gives the number of a channel that both sides have closed to the next one. Several threads speak for a
-channel, so what is said for it is known as its own, and dropped once its last word went out: the end of one command's
-input would else be taken for the next one's.
+One thread or event loop reads for all channels of a connection (see ``reading``) and hands each piece to its channel at
+once: no thread for each channel and nothing is polled. Who reads never writes: a full TCP buffer, or a key exchange
+that only it can finish, would hold it (paramiko#822). What it has to send goes to a second thread, the pump, unless it
+can be sent without waiting for anything. The pump exists once something was posted to it and ends with the connection.
 """
 
 import contextlib
@@ -16,24 +11,22 @@ import functools
 import queue
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import paramiko
-from paramiko.buffered_pipe import BufferedPipe
-from paramiko.common import cMSG_CHANNEL_DATA, cMSG_CHANNEL_OPEN, cMSG_CHANNEL_REQUEST, cMSG_CHANNEL_WINDOW_ADJUST
+from paramiko.common import cMSG_CHANNEL_OPEN, cMSG_REQUEST_FAILURE
 
+from inventory.ssh.channels import Channel, StreamChannel
 from inventory.ssh.errors import SshConnectionLost
 from inventory.ssh.handshakes import BROKEN, Handshake
-from inventory.ssh.packets import Packetizer, wait_at_most
+from inventory.ssh.packets import READ_WAIT_SECONDS, Packetizer, wait_at_most
+from inventory.ssh.reading import Reading
 
 WINDOW_BYTES = 1024 * 1024
 MAX_PACKET_BYTES = 32 * 1024
-# How long an idle read waits until it looks around.
-READ_WAIT_SECONDS = 10.0
 
 C = TypeVar("C", bound="Channel")
 
@@ -83,11 +76,14 @@ class Transport(Handshake):
     def __init__(self, sock: Any) -> None:
         super().__init__(sock, WINDOW_BYTES, MAX_PACKET_BYTES, packetizer_class=Packetizer)
         if isinstance(sock, socket.socket) and hasattr(socket, "TCP_QUICKACK"):
-            self.packetizer.acknowledge_at_once = functools.partial(
-                sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1
+            self.packetizer.acknowledge_at_once(
+                functools.partial(sock.setsockopt, socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             )
+        self.packetizer.takes_data = self._take_data
         self.pump = _Pump()
+        self.reading = Reading(self)
         self._room = _room_watch(sock)
+        self._with_news: list[StreamChannel] = []
         self.held: dict[int, Channel] = {}
         self.opened = 0  # channels so far
         self.used_at = time.monotonic()  # when the last one was opened or ended
@@ -95,6 +91,7 @@ class Transport(Handshake):
     def prepare(self, channel_class: type[C], *arguments: Any, window_bytes: int = WINDOW_BYTES) -> C:
         """Make a channel and count it, without asking the server yet: ``open`` does."""
         with self.lock:
+            self.reading.leave_closed_loop()
             number = self._next_channel()
             channel = channel_class(number, *arguments)
             channel._set_transport(self)
@@ -133,10 +130,11 @@ class Transport(Handshake):
             raise
 
     def begin_reading(self) -> None:
-        """After the login: have the thread read that serves all channels."""
+        """After the login: have a thread read for all channels."""
         self.packetizer.end_login()
+        self.packetizer.before_waiting(self.hand_over)
         wait_at_most(self.sock, READ_WAIT_SECONDS)
-        self.start()
+        self.reading.begin()
 
     def send_at_once(self, message: paramiko.Message) -> bool:
         """Send a small message now, from whichever thread, if that waits for nothing; False when it might.
@@ -156,33 +154,55 @@ class Transport(Handshake):
             self.clear_to_send_lock.release()
 
     def shut_down(self) -> None:
-        """End the connection: its reader notices, and tells every channel."""
-        if not self.is_alive():
+        """End the connection: who reads notices, and tells every channel."""
+        if not self.reading.has_begun:
             self.broke()
             return
+        with self.lock:
+            self.reading.leave_closed_loop()
         with contextlib.suppress(*BROKEN):
             if isinstance(self.sock, paramiko.Channel):
                 self.sock.close()
             else:
                 self.sock.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the reader
 
-    # What paramiko calls
+    # What who reads calls
 
-    def run(self) -> None:
-        try:
-            with contextlib.suppress(*BROKEN), self._broken_when_it_fails():
-                while self.active:
-                    self.take_message()
-        finally:
-            for channel in list(self._channels.values()):
-                channel._unlink()
-            for channel in list(self.held.values()):
-                channel.connection_ended()
-            self.pump.end()
+    def hand_over_soon(self, channel: StreamChannel) -> None:
+        """``channel`` has news, to be handed over together with what else is there already: a flood comes in packets of
+        4 KiB, and whoever is woken for each of them wants the interpreter's lock."""
+        self._with_news.append(channel)
+
+    def hand_over(self) -> None:
+        """What has come so far, to whom it is for."""
+        channels, self._with_news = self._with_news, []
+        for channel in channels:
+            channel.hand_over()
+
+    def is_exchanging_keys(self) -> bool:
+        return self.in_kex or bool(self._expected_packet) or not self.clear_to_send.is_set()
+
+    def ended(self) -> None:
+        """Nothing comes any more: tell every channel."""
+        for channel in list(self._channels.values()):
+            channel._unlink()
+        for channel in list(self.held.values()):
+            channel.connection_ended()
+        self.pump.end()
+
+    def _take_data(self, number: int, data: bytes) -> bool:
+        """A flood's short way to its channel; False leaves it to ``deal_with``."""
+        channel = self.held.get(number)
+        if self._expected_packet or not isinstance(channel, StreamChannel):
+            return False
+        channel.take("stdout", data)
+        return True
+
+    # What paramiko calls
 
     def _send_user_message(self, message: paramiko.Message) -> None:
         send = functools.partial(super()._send_user_message, message)
-        if threading.current_thread() is not self:
+        if not self.reading.is_by_caller():
             send()
         elif not (self.pump.is_idle() and self.send_at_once(message)):
             self.pump.post(send)
@@ -202,6 +222,14 @@ class Transport(Handshake):
         self.channel_events.pop(number, None)
         self.used_at = time.monotonic()
 
+    def _parse_global_request(self, message: paramiko.Message) -> None:
+        """What a server asks of us, mostly whether we are there: any answer says so (RFC 4254, 4)."""
+        message.get_text()
+        if message.get_boolean():
+            answer = paramiko.Message()
+            answer.add_byte(cMSG_REQUEST_FAILURE)
+            self._send_user_message(answer)
+
     def _parse_channel_open_failure(self, message: paramiko.Message) -> None:
         number, _reason, text = message.get_int(), message.get_int(), message.get_text()
         channel = self.held.get(number)
@@ -219,168 +247,3 @@ def _room_watch(sock: Any) -> "select.poll | None":
     watch = select.poll()
     watch.register(sock, select.POLLOUT)
     return watch
-
-
-class Channel(paramiko.Channel):
-    """A channel with paramiko's own buffers, for what reads from it like from a socket: SFTP, jumps."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.answered = threading.Event()
-        self.refusal = ""
-        self.has_said_last = False  # the server may have given our number to another since
-
-    def request(self, kind: str, *values: Any, wants_reply: bool = True) -> None:
-        """Send a channel request without waiting for the answer. Integers travel as such, the rest as text."""
-        message = paramiko.Message()
-        message.add_byte(cMSG_CHANNEL_REQUEST)
-        message.add_int(self.remote_chanid)
-        message.add_string(kind)
-        message.add_boolean(wants_reply)
-        for value in values:
-            if isinstance(value, int):
-                message.add_int(value)
-            else:
-                message.add_string(value)
-        self.transport._send_user_message(self._own(message))
-
-    def connection_ended(self) -> None:
-        """The transport's last word to a channel."""
-        self.answered.set()
-
-    def _own(self, message: Any, *, is_last: bool = False) -> Any:
-        """``message`` marked as said for this channel, as all are that follow the asking for it."""
-        if message is not None:
-            message.of_channel, message.is_last = self, is_last
-        return message
-
-    # What paramiko calls
-
-    def _send(self, data: bytes, message: paramiko.Message) -> int:
-        sent: int = super()._send(data, self._own(message))
-        return sent
-
-    def _send_eof(self) -> paramiko.Message | None:
-        return self._own(super()._send_eof())
-
-    def _close_internal(self) -> tuple[paramiko.Message | None, paramiko.Message | None]:
-        eof, close = super()._close_internal()
-        return eof, self._own(close, is_last=True)
-
-    def _check_add_window(self, count: int) -> int:
-        """``count`` bytes were taken: tell the server once that is worth a message. 0: nothing is left to be told."""
-        taken = super()._check_add_window(count)
-        if taken:
-            message = paramiko.Message()
-            message.add_byte(cMSG_CHANNEL_WINDOW_ADJUST)
-            message.add_int(self.remote_chanid)
-            message.add_int(taken)
-            self.transport._send_user_message(self._own(message))
-        return 0
-
-    def _unlink(self) -> None:
-        super()._unlink()
-        self.connection_ended()
-
-
-# What paramiko would keep for whoever reads a channel like a socket, several KiB each: for those that nobody reads so.
-_UNREAD, _UNHEARD = BufferedPipe(), threading.Event()
-
-
-class StreamChannel(Channel):
-    """A channel that hands over what arrives as it arrives and keeps nothing.
-
-    ``receive(stream, data)`` with "stdout" or "stderr", and once ``end()``, are called in the connection's
-    reading thread: they must not wait. The server sends on as ``acknowledge`` gives back what was taken.
-    """
-
-    def __init__(self, number: int, receive: Callable[[str, bytes], None], end: Callable[[], None]) -> None:
-        super().__init__(number)
-        self.in_buffer = self.in_stderr_buffer = _UNREAD
-        self.event = self.status_event = _UNHEARD
-        self._receive = receive
-        self._end = end
-        self._told = False
-        self.status: int | None = None
-        self.signal = ""
-        self.lost = False
-        self.on_room: Callable[[], None] | None = None  # called when the server takes more input
-        self.on_exit: Callable[[], None] | None = None  # called when the process ended; output may still follow
-        self.replies = 0
-        self.replied = threading.Condition()
-
-    def acknowledge(self, count: int) -> None:
-        """``count`` bytes were taken; tells the server once it is worth a message. Waits for the connection."""
-        self._check_add_window(count)
-
-    def send_at_once(self, data: bytes) -> bool:
-        """Send all of ``data``, which is small, if that waits for nothing."""
-        with self.lock:
-            fits = len(data) <= min(self.out_window_size, self.out_max_packet_size)
-            if self.closed or self.eof_sent or not fits:
-                return False
-            head = cMSG_CHANNEL_DATA + struct.pack(">II", self.remote_chanid, len(data))
-            if not self.transport.send_at_once(self._own(paramiko.Message(head + data))):
-                return False
-            self.out_window_size -= len(data)
-        return True
-
-    def wait_for_replies(self, count: int, timeout_seconds: float) -> bool:
-        """Whether the server granted ``count`` requests so far; False when it closed instead or was late."""
-        with self.replied:
-            self.replied.wait_for(lambda: self.replies >= count or self._told or self.closed, timeout_seconds)
-            return self.replies >= count
-
-    def connection_ended(self) -> None:
-        super().connection_ended()
-        self._tell(lost=True)
-
-    # What paramiko calls
-
-    def _feed(self, message: paramiko.Message) -> None:
-        self._receive("stdout", message.get_binary())
-
-    def _feed_extended(self, message: paramiko.Message) -> None:
-        if message.get_int() == 1:
-            self._receive("stderr", message.get_binary())
-
-    def _window_adjust(self, message: paramiko.Message) -> None:
-        super()._window_adjust(message)
-        if self.on_room:
-            self.on_room()
-
-    def _request_success(self, message: paramiko.Message) -> None:
-        with self.replied:
-            self.replies += 1
-            self.replied.notify_all()
-
-    def _request_failed(self, message: paramiko.Message) -> None:
-        super()._request_failed(message)
-        with self.replied:
-            self.replied.notify_all()
-
-    def _handle_request(self, message: paramiko.Message) -> None:
-        start = message.packet.tell()
-        kind, _wants_reply = message.get_text(), message.get_boolean()
-        if kind == "exit-status":
-            self.status = message.get_int()
-        elif kind == "exit-signal":
-            self.signal = message.get_text()[:20]
-        else:
-            message.packet.seek(start)
-            return super()._handle_request(message)
-        if self.on_exit:
-            self.on_exit()
-
-    def _handle_close(self, message: paramiko.Message) -> None:
-        super()._handle_close(message)
-        self._tell(lost=False)
-
-    def _tell(self, *, lost: bool) -> None:
-        if self._told:
-            return
-        self._told = True
-        self.lost = lost
-        with self.replied:
-            self.replied.notify_all()
-        self._end()

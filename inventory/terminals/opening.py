@@ -116,6 +116,7 @@ def _connect(session: Session, plan: _Plan) -> ShellChannel:
             on_end=session.shell_ended,
             environment=LANGUAGE,
             command=_command(plan.surroundings),
+            loop=session.loop,
         )
 
 

@@ -1,12 +1,13 @@
 """A terminal session: it owns the shell's channel, the output not yet acknowledged, and the recorder.
 
-It outlives the sockets attached to it. Everything here runs on the event loop of the process, except the two methods
-that the connection's own thread calls: ``from_shell`` and ``shell_ended``. Whoever watches gets bytes by absolute
-offset and acknowledges them; the shell is not read while its owner is behind, so that nothing piles up.
+It outlives the sockets attached to it. Everything here runs on the event loop of the process, which mostly reads the
+connection as well; ``from_shell`` and ``shell_ended`` may be called from a thread that does. Whoever watches gets bytes
+by absolute offset and acknowledges them; the shell is not read while its owner is behind, so that nothing piles up.
 """
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -87,15 +88,18 @@ class Session:
         self.warned = False
         self._acked = 0  # by the owner, also while nobody is attached
         self._paused = False
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._incoming: deque[bytes] = deque()
         self._woken = False
 
-    # From the connection's thread
+    # From who reads the connection
 
     def from_shell(self, data: bytes) -> None:
         self._incoming.append(data)
-        if not self._woken:
+        if threading.get_ident() == self._thread:
+            self._take_in()
+        elif not self._woken:
             self._woken = True
             self.on_loop(self._take_in)
 
@@ -111,8 +115,8 @@ class Session:
         self.on_loop(lambda: self._take_last(end))
 
     def on_loop(self, work: Callable[[], object]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(work)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(work)
 
     # Output
 
