@@ -13,6 +13,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core import signing
+from django.utils.translation import gettext as _
 
 from infini import events
 from infini.errors import Conflict, Invalid, TooLarge
@@ -20,7 +21,7 @@ from infini.models import User
 from inventory.models import Server
 from inventory.ssh import files as sftp
 from inventory.ssh.access import SshAccess
-from inventory.ssh.errors import SshFileRefused
+from inventory.ssh.errors import SshError, SshFileRefused
 from inventory.ssh.files import Files, RemoteFile
 
 PIECE_BYTES = 4 * 1024 * 1024
@@ -89,7 +90,7 @@ def download_piece(user: User, server: Server, path: str, *, offset: int, most: 
 def _begin_download(files: Files, user: User, server: Server, path: str) -> Transfer:
     found = files.stat(path)
     if found.kind != "file":
-        raise Invalid(f"{path[:200]} is no file.")
+        raise Invalid(_("%(path)s is no file.") % {"path": path[:200]})
     _check_size(found.size)
     events.record("file.downloaded", server, by=user, data={"path": path, "bytes": found.size})
     return Transfer("download", user.pk, server.pk, path, found.size)
@@ -105,28 +106,50 @@ def upload_piece(
     """
     _check_size(size)
     if offset + len(data) > size or (not data and size):
-        raise Invalid("A piece must lie within the file's size.")
-    transfer = _known("upload", user, server, path, token)
-    if transfer is None:
-        if offset:
-            raise Conflict("This upload is unknown or too old; begin it again.")
-        name = f".{posixpath.basename(path)[:200]}.{secrets.token_hex(4)}.part"
-        unfinished = posixpath.join(posixpath.dirname(path), name)
-        transfer = Transfer("upload", user.pk, server.pk, path, size, unfinished)
-    if transfer.size != size:
-        raise Conflict("This upload began with another size.")
+        raise Invalid(_("A piece must lie within the file's size."))
+    known = _known("upload", user, server, path, token)
+    if known is None and offset:
+        raise Conflict(_("This upload is unknown or too old; begin it again."))
+    if known and known.size != size:
+        raise Conflict(_("This upload began with another size."))
     with sftp.opened(SshAccess.of(server)) as files:
-        files.write_part(transfer.unfinished, offset, data, begin=offset == 0)
+        transfer = known or _begin_upload(files, user, server, path, size)
         received = offset + len(data)
-        if received == size:
-            _finish_upload(files, transfer, user, server)
+        try:
+            files.write_part(transfer.unfinished, offset, data, begin=known is None, known_as=path)
+            if received == size:
+                _finish_upload(files, transfer, user, server)
+        except (SshFileRefused, Conflict):
+            if known is None or received == size:  # nobody can go on with it, nor give it up
+                with suppress(SshError):
+                    files.remove(transfer.unfinished)
+            raise
     return transfer, received
+
+
+def _begin_upload(files: Files, user: User, server: Server, path: str, size: int) -> Transfer:
+    directory, name = posixpath.split(path)
+    is_directory = name in ("", ".", "..")
+    with suppress(SshFileRefused):  # nothing is there yet
+        is_directory = is_directory or files.stat(path).kind == "directory"
+    if is_directory:
+        raise Invalid(_("%(path)s is a directory; name the file that is to be in it.") % {"path": path[:200]})
+    unfinished = posixpath.join(directory, f".{_short(name)}.{secrets.token_hex(4)}.part")
+    return Transfer("upload", user.pk, server.pk, path, size, unfinished)
+
+
+def _short(name: str) -> str:
+    """What leaves room in a file name, which has at most 255 bytes, for ours around it."""
+    return name.encode()[:200].decode(errors="ignore")
 
 
 def _finish_upload(files: Files, transfer: Transfer, user: User, server: Server) -> None:
     there = files.stat(transfer.unfinished).size
     if there != transfer.size:
-        raise Conflict(f"{there} of {transfer.size} bytes have arrived; begin the upload again.")
+        raise Conflict(
+            _("%(there)s of %(size)s bytes have arrived; begin the upload again.")
+            % {"there": there, "size": transfer.size}
+        )
     mode = 0o644
     with suppress(SshFileRefused):
         mode = files.stat(transfer.path).mode
@@ -138,14 +161,17 @@ def cancel_upload(user: User, server: Server, path: str, *, token: str) -> None:
     """Remove what has arrived of an upload; raises SshError, Conflict."""
     transfer = _known("upload", user, server, path, token)
     if transfer is None:
-        raise Conflict("This upload is unknown or too old.")
+        raise Conflict(_("This upload is unknown or too old; begin it again."))
     with sftp.opened(SshAccess.of(server)) as files:
         files.remove(transfer.unfinished)
 
 
 def _check_size(size: int) -> None:
     if size > settings.FILE_MAX_BYTES:
-        raise TooLarge(f"The file has {size} bytes; at most {settings.FILE_MAX_BYTES} are transferred.")
+        raise TooLarge(
+            _("The file has %(size)s bytes; at most %(most)s are transferred.")
+            % {"size": size, "most": settings.FILE_MAX_BYTES}
+        )
 
 
 def _known(kind: str, user: User, server: Server, path: str, token: str) -> Transfer | None:

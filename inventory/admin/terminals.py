@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import BaseAdmin, ChoicesDropdownFilter, DropdownFilter, PagedAdmin, display
@@ -115,7 +115,7 @@ class TerminalAdmin(_ReadOnly):
     def state_shown(self, row: TerminalSession) -> Chip:
         return session_chip(row)
 
-    @display(description=_("Opened"), ordering="opened_at")
+    @display(description=pgettext_lazy("terminal", "Opened"), ordering="opened_at")
     def opened(self, row: TerminalSession) -> SafeString:
         return ago(row.opened_at)
 

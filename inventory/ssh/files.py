@@ -1,15 +1,17 @@
 """Files on a server, over SFTP: whole small ones, and large ones in pieces."""
 
 import contextlib
+import itertools
 import posixpath
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import paramiko
 from django.utils.translation import gettext_noop
+from paramiko.sftp import CMD_CLOSE, CMD_OPENDIR, CMD_READDIR
 
 from infini.errors import TooLarge
 from inventory.ssh.access import SshAccess
@@ -102,9 +104,12 @@ class Files:
         with self._told(path), self._sftp.open(path, "rb") as file:
             return b"".join(file.readv(_blocks(offset, min(most, max(0, (file.stat().st_size or 0) - offset)))))
 
-    def write_part(self, path: str, offset: int, content: bytes, *, begin: bool) -> None:
-        """Write ``content`` at ``offset`` of ``path``, which ``begin`` makes anew."""
-        with self._told(path), self._sftp.open(path, "w" if begin else "r+") as file:
+    def write_part(self, path: str, offset: int, content: bytes, *, begin: bool, known_as: str) -> None:
+        """Write ``content`` at ``offset`` of ``path``, which ``begin`` makes anew and nobody else may read until it is
+        whole. A refusal speaks of ``known_as``."""
+        with self._told(known_as), self._sftp.open(path, "wx" if begin else "r+") as file:
+            if begin:
+                file.chmod(0o600)
             file.set_pipelined(True)
             file.seek(offset)
             file.write(content)
@@ -116,14 +121,30 @@ class Files:
             self._sftp.posix_rename(unfinished, path)
 
     def list_directory(self, path: str, *, most: int = 5000) -> list[RemoteFile]:
-        """What is in ``path``, by name; the first ``most`` the server tells."""
-        found = []
+        """What is in ``path``, by name; the first ``most`` the server tells.
+
+        A name that is no UTF-8 is written with its odd bytes as ``\\xe9``; its kind is "other": nobody can ask for it.
+        """
         with self._told(path):
-            for entry in self._sftp.listdir_iter(path):
-                found.append(_remote_file(entry.filename, entry))
-                if len(found) >= most:
-                    break
+            found = list(itertools.islice(self._entries(path), most))
         return sorted(found, key=lambda file: file.name)
+
+    def _entries(self, path: str) -> Iterator[RemoteFile]:
+        """paramiko's own listing breaks at the first name that is no UTF-8."""
+        directory = self._sftp._request(CMD_OPENDIR, path.encode())[1].get_string()
+        try:
+            while True:
+                answer = self._sftp._request(CMD_READDIR, directory)[1]
+                for _entry in range(answer.get_int()):
+                    name, _line = answer.get_string(), answer.get_string()
+                    about = paramiko.SFTPAttributes._from_msg(answer)
+                    if name not in (b".", b".."):
+                        yield _named(name, about)
+        except EOFError:
+            return  # the last was told
+        finally:
+            with contextlib.suppress(*BROKEN):
+                self._sftp._request(CMD_CLOSE, directory)
 
     def stat(self, path: str) -> RemoteFile:
         """What ``path`` is, links followed."""
@@ -158,6 +179,11 @@ class Files:
             raise SshFileRefused(
                 gettext_noop("The account %(username)s may not do that with %(path)s on %(name)s.")
                 % {"username": self._access.username, "path": path[:200], "name": name}
+            ) from None
+        except UnicodeDecodeError:
+            raise SshFileRefused(
+                gettext_noop("%(path)s leads to a name on %(name)s that is no UTF-8.")
+                % {"path": path[:200], "name": name}
             ) from None
         except (TimeoutError, EOFError, paramiko.SSHException):
             raise SshConnectionLost(
@@ -239,6 +265,12 @@ def _read_ahead(file: paramiko.SFTPFile, size: int) -> Iterator[bytes]:
         yield from filter(None, file.readv([(at, PIECE_BYTES) for at in wanted]))
     while piece := file.read(PIECE_BYTES):  # what has no size, such as in /proc, or has grown
         yield piece
+
+
+def _named(name: bytes, found: paramiko.SFTPAttributes) -> RemoteFile:
+    text = name.decode("utf-8", "backslashreplace")
+    entry = _remote_file(text, found)
+    return entry if text.encode() == name else replace(entry, kind="other")
 
 
 def _remote_file(name: str, found: paramiko.SFTPAttributes) -> RemoteFile:

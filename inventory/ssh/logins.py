@@ -28,6 +28,19 @@ _REFUSALS = {
     errno.EHOSTUNREACH: gettext_noop("%(place)s cannot be reached: there is no route to the host."),
     errno.ENETUNREACH: gettext_noop("%(place)s cannot be reached: there is no route to its network."),
 }
+# Of each way to log in: what the server says to it.
+_SAID_NO = {
+    "key": {
+        "unknown": gettext_noop("%(server_name)s takes no key for the account %(username)s."),
+        "refused": gettext_noop("%(server_name)s refuses the account %(username)s with its key."),
+        "more": gettext_noop("%(server_name)s wants more than the key of the account %(username)s."),
+    },
+    "password": {
+        "unknown": gettext_noop("%(server_name)s takes no password for the account %(username)s."),
+        "refused": gettext_noop("%(server_name)s refuses the account %(username)s with its password."),
+        "more": gettext_noop("%(server_name)s wants more than the password of the account %(username)s."),
+    },
+}
 # Names are looked up here, so that a dead name server costs the timeout and not half a minute.
 _resolvers = ThreadPoolExecutor(8, thread_name_prefix="ssh-resolve")
 
@@ -181,24 +194,25 @@ def _tune(sock: socket.socket) -> None:
 
 def _authenticate(transport: Transport, access: SshAccess, key: paramiko.PKey | None, deadline: Deadline) -> None:
     """By key, by password (asked for as such or as a question), or by both where the server wants both."""
+    names = {"server_name": access.server_name, "username": access.username}
     refused: list[str] = []
     for what, attempt in _attempts(transport, access, key):
         try:
             still_wanted = attempt()
         except paramiko.BadAuthenticationType:
-            refused.append(f"takes no {what} for the account {access.username}")
+            refused.append(_SAID_NO[what]["unknown"] % names)
             continue
         except paramiko.AuthenticationException as error:
             if not transport.is_active():
                 raise _login_broke(access, error, deadline) from None
-            refused.append(f"refuses the account {access.username} with its {what}")
+            refused.append(_SAID_NO[what]["refused"] % names)
             continue
         except BROKEN as error:
             raise _login_broke(access, error, deadline) from None
         if not still_wanted:
             return
-        refused.append(f"wants more than the {what} of the account {access.username}")
-    raise SshLoginRefused(f"{access.server_name} {' and '.join(refused)}.")
+        refused.append(_SAID_NO[what]["more"] % names)
+    raise SshLoginRefused(" ".join(refused))
 
 
 def _attempts(

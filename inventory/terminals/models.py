@@ -4,6 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 
@@ -72,12 +73,12 @@ class TerminalSession(models.Model):
         indexes = [models.Index(fields=["ended_at", "-id"], name="terminal_open")]
 
     def __str__(self) -> str:
-        return f"{self.user_name} on {self.server_name}"
+        return gettext("%(user)s on %(server)s") % {"user": self.user_name, "server": self.server_name}
 
 
 class RecordingState(models.TextChoices):
     RUNNING = "running", _("Running")
-    FINISHED = "finished", _("Finished")
+    FINISHED = "finished", pgettext_lazy("recording", "Finished")
     CUT = "cut", _("Unfinished")
     CAPPED = "capped", _("Cut at the size limit")
 

@@ -45,6 +45,7 @@ def test_a_directory(files: Any, tmp_path: Path) -> None:
     (tmp_path / "名.bin").write_bytes(b"")
     (tmp_path / "to-dir").symlink_to(tmp_path / "b dir")
     (tmp_path / "to-nowhere").symlink_to(tmp_path / "gone")
+    (tmp_path / os.fsdecode(b"caf\xe9")).touch()
     found = files.ask("GET", "", path=tmp_path).json()
     assert found["path"] == str(tmp_path) and found["truncated"] is False
     told = [(entry["name"], entry["kind"]) for entry in found["entries"]]
@@ -52,11 +53,14 @@ def test_a_directory(files: Any, tmp_path: Path) -> None:
         ("b dir", "directory"),
         ("to-dir", "directory"),
         ("a.txt", "file"),
+        ("caf\\xe9", "other"),
         ("to-nowhere", "link"),
         ("名.bin", "file"),
     ]
     assert next(entry["size"] for entry in found["entries"] if entry["name"] == "a.txt") == 5
     assert files.ask("GET", "", path=".").json()["path"].startswith("/")
+    (tmp_path / "to-odd").symlink_to(os.fsencode(tmp_path) + b"/caf\xe9")
+    assert "no UTF-8" in files.ask("GET", "", path=tmp_path / "to-odd").json()["error"]["message"]
     refused = files.ask("GET", "", path=tmp_path / "no")
     assert refused.status_code == 409 and refused.json()["error"]["code"] == "file_not_found"
     assert files.ask("GET", "").status_code == 400
@@ -104,6 +108,8 @@ def test_an_upload_is_unseen_until_it_is_whole_and_can_be_given_up(files: Any, t
     path = tmp_path / "part"
     first = files.ask("POST", "/upload", b"abc", path=path, offset=0, size=9, transfer="").json()
     assert first["received"] == 3 and not path.exists()
+    [unfinished] = tmp_path.iterdir()
+    assert unfinished.stat().st_mode & 0o777 == 0o600, "what it replaces may be secret"
     again = files.ask("POST", "/upload", b"def", path=path, offset=3, size=9, transfer=first["transfer"]).json()
     assert files.ask("POST", "/upload", b"def", path=path, offset=3, size=9, transfer=first["transfer"]).json() == again
     for query in ({"transfer": ""}, {"transfer": "made-up"}, {"transfer": first["transfer"], "size": 8}):
@@ -113,6 +119,19 @@ def test_an_upload_is_unseen_until_it_is_whole_and_can_be_given_up(files: Any, t
     assert files.ask("POST", "/upload", b"ghi", **elsewhere).status_code == 409
     assert files.ask("DELETE", "/upload", path=path, transfer=first["transfer"]).status_code == 204
     assert list(tmp_path.iterdir()) == [] and not Event.objects.filter(kind="file.uploaded").exists()
+
+
+def test_an_upload_that_is_refused_leaves_nothing_behind(files: Any, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "there", f"{tmp_path}/", f"{tmp_path}/there/.."):
+        answer = files.ask("POST", "/upload", b"x", path=path, offset=0, size=1)
+        assert answer.status_code == 400 and str(path) in answer.json()["error"]["message"]
+    long = tmp_path / ("名" * 90)  # longer than a file's name may be
+    refused = files.ask("POST", "/upload", b"x", headers={"Accept-Language": "zh-hans"}, path=long, offset=0, size=1)
+    assert refused.status_code == 409 and ".part" not in refused.json()["error"]["message"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["there"] and not list((tmp_path / "there").iterdir())
+    said = files.ask("GET", "/download", headers={"Accept-Language": "zh-hans"}, path=tmp_path).json()["error"]
+    assert said["message"].endswith("不是文件。")
 
 
 def test_limits(files: Any, tmp_path: Path, settings: Any) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils.translation import override
 
+from infini.said import said
 from inventory.ssh import connections
 from inventory.ssh.access import SshAccess
 from inventory.ssh.commands import run
@@ -119,9 +121,12 @@ def test_a_jump_host_that_does_not_lead_on(access_to: Callable[..., SshAccess]) 
 # What does not
 
 
-def test_a_wrong_password(password_sshd: RealSshd, access_to: Callable[..., SshAccess]) -> None:
+def test_a_wrong_password(password_sshd: RealSshd, access_to: Callable[..., SshAccess], tmp_path: Path) -> None:
     sentence = failure(access_to(password_sshd, private_key="", password=CANARY), SshLoginRefused)
     assert sentence == f"gpu-1 refuses the account {password_sshd.username} with its password."
+    both = failure(access_to(password_sshd, private_key=make_key(tmp_path / "other"), password=CANARY), SshLoginRefused)
+    with override("zh-hans"):
+        assert said(both) == f"gpu-1 拒绝账号 {password_sshd.username} 及其密钥。{said(sentence)}"
 
 
 def test_an_unknown_account(password_sshd: RealSshd, access_to: Callable[..., SshAccess]) -> None:
