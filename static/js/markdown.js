@@ -2,6 +2,7 @@
 
 import "../vendor/markdown-it/markdown-it.min.js";
 import "../vendor/dompurify/purify.min.js";
+import { copied } from "./clipboard.js";
 
 const LINKS = /^(?:https?:\/\/|mailto:)/i;
 const HIGHLIGHTED_MOST_CHARS = 50000;
@@ -103,20 +104,11 @@ export class MarkdownView {
   }
 }
 
-/** Copies, and says so on the button for a moment; where the browser offers no clipboard (plain HTTP), the old way. */
+/** Copies, and says so on the button for a moment. */
 export async function copyText(text, button, texts) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const field = document.createElement("textarea");
-    field.value = text;
-    field.className = "hidden-text";
-    document.body.append(field);
-    field.select();
-    document.execCommand("copy");
-    field.remove();
-    button.focus();
-  }
+  const done = await copied(text);
+  button.focus();
+  if (!done) return;
   const label = button.querySelector("[data-label]") || button;
   const before = label.textContent;
   if (before === texts.copied) return;

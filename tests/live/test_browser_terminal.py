@@ -55,14 +55,29 @@ def test_a_shell_in_the_browser(
     page: "Page",  # noqa: F811, F821
     site: RealSite,
     server: dict[str, Any],
+    sshd: RealSshd,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    # The first key is shown with its fingerprint and confirmed.
-    page.goto(f"{site.url}/admin/inventory/terminal/?server={server['id']}")
-    page.get_by_text("SHA256:").wait_for()
-    photograph(page, "first-key")
-    page.get_by_role("button", name="Confirm this key").click()
+    # The first key is shown with its fingerprint and confirmed: the jump host's, and then that of the server behind it.
+    behind = {name: server[name] for name in ("host_ip", "port", "username")} | {"name": f"behind-{server['name']}"}
+    behind |= {"private_key": sshd.private_key, "jump_id": server["id"]}
+    behind = site.json("POST", "/api/servers", json=behind)
+    page.goto(f"{site.url}/admin/inventory/terminal/?server={behind['id']}")
+    for one in (server, behind):
+        page.get_by_text(f"First connection to {one['name']}.").wait_for()
+        page.get_by_text("SHA256:").wait_for()
+        assert page.get_by_role("button", name="Let others watch").is_disabled(), "nothing is open yet"
+        photograph(page, "first-key")
+        page.get_by_role("button", name="Confirm this key").click()
+    shown(page, "here>")
+    pins = [site.json("GET", f"/api/servers/{one['id']}/host-key")["host_key"] for one in (server, behind)]
+    assert pins == [sshd.host_key] * 2
+    page.keyboard.type("exit\n")
+    page.get_by_text("The shell ended with exit status 0.").wait_for()
+    assert page.get_by_role("button", name="End this terminal").is_disabled()
+    page.get_by_role("button", name=f"Close {behind['name']}").click()
+    page.locator("#servers").get_by_role("button", name=server["name"], exact=True).click()
     shown(page, "here>")
 
     page.keyboard.type("echo typed-$((40+2)) 中文\n")
@@ -95,7 +110,7 @@ def test_a_shell_in_the_browser(
 
     # Several lines are not pasted unasked; search finds; a second tab is a second shell.
     page.evaluate(
-        "const d = new DataTransfer(); d.setData('text/plain', 'echo one\\necho two\\n');"
+        "const d = new DataTransfer(); d.setData('text/plain', 'echo one\\recho two\\r');"
         "document.querySelector('.term-pane:not([hidden]) .xterm-helper-textarea').dispatchEvent("
         "new ClipboardEvent('paste', {clipboardData: d, bubbles: true, cancelable: true}))"
     )
@@ -134,7 +149,22 @@ def test_a_shell_in_the_browser(
     assert (tmp_path / "up.bin").read_bytes() == data
     replace.get_by_role("button", name="Replace").click()
     wait_until(lambda: (tmp_path / "up.bin").read_bytes() == b"newer", 10, "it is replaced")
-    page.get_by_role("button", name="Close", exact=True).last.click()
+    # With another server in front the panel is that one's, and a file that is on its way goes where it was sent.
+    page.route("**/files/upload?*", lambda route: None)  # held until it is said that nobody routes any more
+    given_file.write_bytes(data)
+    page.locator("#files-upload").set_input_files(given_file)
+    replace.get_by_role("button", name="Replace").click()
+    page.get_by_text("Uploading up.bin").wait_for()
+    page.get_by_role("button", name="New terminal").click()
+    page.locator("#servers").get_by_role("button", name=behind["name"], exact=True).click()
+    page.get_by_role("button", name="Files").click()
+    page.unroute("**/files/upload?*")
+    wait_until(lambda: page.wait_for_timeout(20) or (tmp_path / "up.bin").read_bytes() == data, 10, "it is replaced")
+    assert page.get_by_role("button", name="up.bin").count() == 0
+    site.request("DELETE", f"/api/servers/{behind['id']}")
+    page.get_by_text("This server was deleted").wait_for()
+    page.get_by_role("button", name=f"Close {behind['name']}").click()
+    page.keyboard.press("Control+Alt+1")
 
     # Its end is told with the exit status.
     page.locator(".xterm-helper-textarea").first.focus()
@@ -143,9 +173,11 @@ def test_a_shell_in_the_browser(
     photograph(page, "ended")
 
     # The recording is played.
-    done = wait_until(
-        lambda: [row for row in site.json("GET", "/api/recordings") if row["state"] == "finished"], 10, "recorded"
-    )
+    def finished() -> list[dict[str, Any]]:
+        rows = site.json("GET", "/api/recordings")
+        return [row for row in rows if (row["server"], row["state"]) == (server["name"], "finished")]
+
+    done = wait_until(finished, 10, "recorded")
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(f"{site.url}/admin/inventory/recording/{done[0]['id']}/")
     page.locator(".ap-player").wait_for()

@@ -44,30 +44,38 @@ export class Files {
     document.getElementById("files-upload")?.addEventListener("change", async (event) => {
       const chosen = [...event.target.files];
       event.target.value = "";
-      for (const file of chosen) await this.upload(file);
+      await this.uploadAll(chosen);
     });
     panel.addEventListener("dragover", (event) => event.preventDefault());
     panel.addEventListener("drop", async (event) => {
       event.preventDefault();
-      if (facts.mayUpload) for (const file of [...event.dataTransfer.files]) await this.upload(file);
+      if (facts.mayUpload) await this.uploadAll([...event.dataTransfer.files]);
     });
   }
 
-  url(what, parameters) {
-    return `/api/servers/${this.server}/files${what}?${new URLSearchParams(parameters)}`;
+  url(what, parameters, server = this.server) {
+    return `/api/servers/${server}/files${what}?${new URLSearchParams(parameters)}`;
   }
 
-  /* Another server is in front. */
+  /* Another server is in front: nothing of the one before stays, so that no click goes to the wrong one. */
   at(server) {
     if (server === this.server) return;
-    this.path = ".";
-    if (!this.panel.hidden) this.open(server);
+    const isFirst = !this.server;
+    this.server = server;
+    if (!isFirst) this.leave();
+    if (!this.panel.hidden) this.list(this.path);
+  }
+
+  leave() {
+    this.path = this.pathBox.value = ".";
+    this.names = this.asked = null;
+    this.listBox.replaceChildren();
+    this.problem("");
   }
 
   open(server) {
-    if (this.server === server && this.listBox.children.length) return;
-    this.server = server;
-    this.list(this.path);
+    this.at(server);
+    if (!this.asked) this.list(this.path);
   }
 
   async list(path) {
@@ -101,7 +109,7 @@ export class Files {
     if (entry.kind === "directory") return this.directory(entry.name, entry.name, this.below(entry.name));
     const about = element("span", { class: "term-soft" }, size(entry.size));
     const named = [icon(entry.kind === "file" ? "draft" : "link"), element("span", { class: "term-file" }, entry.name)];
-    if (!this.facts.mayDownload || entry.kind === "other") return element("li", {}, ...named, about);
+    if (!this.facts.mayDownload || entry.kind === "other") return element("li", {}, element("span", { class: "term-plain" }, ...named), about);
     const fetch = () => this.download(this.below(entry.name), entry.name);
     return element("li", {}, element("button", { type: "button", class: "term-link", title: entry.name, onclick: fetch }, ...named), about);
   }
@@ -138,6 +146,7 @@ export class Files {
   }
 
   download(path, name) {
+    const { server } = this; // another one may come to the front meanwhile
     return this.transfer("downloading", name, async (tell, signal) => {
       const pieces = [];
       let done = 0;
@@ -145,11 +154,11 @@ export class Files {
       let transfer = "";
       while (done < total) {
         const headers = { Range: `bytes=${done}-${done + PIECE_BYTES - 1}`, Accept: "*/*" };
-        const answer = await ask("GET", this.url("/download", { path, transfer }), { headers, signal });
+        const answer = await ask("GET", this.url("/download", { path, transfer }, server), { headers, signal });
         const piece = await answer.blob();
         transfer = answer.headers.get("X-Transfer") || transfer;
         total = Number((answer.headers.get("Content-Range") || "").split("/")[1] || piece.size);
-        if (!piece.size) break;
+        if (!piece.size && total) throw new Error(say("shorter", name));
         pieces.push(piece);
         done += piece.size;
         tell(done, total);
@@ -160,9 +169,15 @@ export class Files {
     });
   }
 
-  async upload(file) {
-    if (this.names?.has(file.name) && !(await mayReplace(file.name))) return null;
-    const path = this.below(file.name);
+  /* All to where the panel is now, whatever it shows while they are on their way. */
+  async uploadAll(files) {
+    const { server, path, names } = this;
+    for (const file of files) await this.upload(file, { server, directory: path, names });
+  }
+
+  async upload(file, { server, directory, names }) {
+    if (names?.has(file.name) && !(await mayReplace(file.name))) return null;
+    const path = `${directory.replace(/\/$/, "")}/${file.name}`;
     return this.transfer("uploading", file.name, async (tell, signal) => {
       let done = 0;
       let transfer = "";
@@ -171,16 +186,16 @@ export class Files {
         const body = file.slice(done, done + PIECE_BYTES);
         try {
           const headers = { "Content-Type": "application/octet-stream" };
-          const answer = await (await ask("POST", this.url("/upload", parameters), { body, headers, signal })).json();
+          const answer = await (await ask("POST", this.url("/upload", parameters, server), { body, headers, signal })).json();
           transfer = answer.transfer;
           done = answer.received;
         } catch (failed) {
-          if (transfer) await ask("DELETE", this.url("/upload", { path, transfer })).catch(() => null);
+          if (transfer) await ask("DELETE", this.url("/upload", { path, transfer }, server)).catch(() => null);
           throw failed;
         }
         tell(done, file.size);
       } while (done < file.size);
-      await this.list(this.path);
+      if (server === this.server && directory === this.path) await this.list(directory);
     });
   }
 }

@@ -1,5 +1,6 @@
 /* The terminal page: tabs, tools, the phone's keys, and what is said of the terminal in front. */
 
+import { copied } from "../clipboard.js";
 import { dayText } from "../clock.js";
 import { Files } from "./files.js";
 import { Panel } from "./panel.js";
@@ -19,7 +20,7 @@ class Page {
     this.files = byId("files") ? new Files(byId("files"), facts) : null;
     this.listen();
     this.restore();
-    this.tick = setInterval(() => this.front?.shell.idleUntil && this.tell(), 1000);
+    this.tick = setInterval(() => this.tabs.some((tab) => tab.shell.idleUntil) && this.tell(), 1000);
   }
 
   /* Tabs of this browser tab are found again after a reload. */
@@ -47,7 +48,7 @@ class Page {
   }
 
   add({ asked, ...about }, bring = true) {
-    const pane = element("div", { class: "term-pane", role: "tabpanel", tabindex: "-1" });
+    const pane = element("div", { class: `term-pane${about.observe ? " is-watching" : ""}`, role: "tabpanel", tabindex: "-1" });
     const box = element("div", { class: "term-box" });
     pane.append(box);
     byId("stage").append(pane);
@@ -86,7 +87,8 @@ class Page {
   }
 
   shut(tab) {
-    if (tab.shell.state === "connected" && !tab.shell.about.observe) {
+    const { state, about } = tab.shell;
+    if (["connected", "reconnecting"].includes(state) && about.session && !about.observe) {
       this.bring(tab);
       this.confirmEnd(() => this.remove(tab));
       return;
@@ -99,6 +101,7 @@ class Page {
     tab.pane.remove();
     tab.button.remove();
     this.tabs = this.tabs.filter((other) => other !== tab);
+    if (tab.asked === location.search) history.replaceState(null, "", location.pathname); // else a reload opened it again
     this.store();
     if (this.front !== tab) return;
     this.front = null;
@@ -113,32 +116,42 @@ class Page {
     this.store();
     tab.button.dataset.state = tab.shell.state;
     tab.panel.show(tab.shell, { again: () => tab.shell.again(), retry: () => tab.shell.retry(), close: () => this.remove(tab) });
-    if (tab !== this.front) return;
+    if (tab !== this.front && !tab.shell.idleUntil) return;
     this.tell();
-    if (tab.shell.state === "connected" && document.activeElement === document.body) tab.shell.term.focus();
+    if (tab === this.front && tab.shell.state === "connected" && document.activeElement === document.body) tab.shell.term.focus();
   }
 
   tell() {
     const shell = this.front?.shell;
-    for (const id of ["find", "copy", "share", "end", "files-toggle"]) if (byId(id)) byId(id).disabled = !shell;
+    for (const id of ["find", "copy", "files-toggle"]) if (byId(id)) byId(id).disabled = !shell;
+    byId("share").disabled = shell?.state !== "connected";
+    byId("end").disabled = !shell || ["exited", "refused"].includes(shell.state);
     byId("notice").hidden = true;
     byId("facts").replaceChildren();
     if (!shell) return;
     document.title = this.front.name;
     const parts = [];
-    if (shell.recorded) parts.push(element("span", { class: "term-chip term-chip-bad", title: say("recorded") }, icon("radio_button_checked"), say("recorded")));
-    if (shell.observers.length) parts.push(element("span", { class: "term-chip" }, icon("visibility"), say("observers", shell.observers.join(", "))));
+    const isOpen = !["exited", "refused"].includes(shell.state);
+    if (shell.recorded && isOpen) parts.push(element("span", { class: "term-chip term-chip-bad", title: say("recorded") }, icon("radio_button_checked"), say("recorded")));
+    if (shell.observers.length && isOpen) parts.push(element("span", { class: "term-chip" }, icon("visibility"), say("observers", shell.observers.join(", "))));
     byId("facts").replaceChildren(...parts);
     byId("share").hidden = Boolean(shell.about.observe);
     byId("end").hidden = Boolean(shell.about.observe);
     byId("share").setAttribute("aria-pressed", String(Boolean(shell.shared)));
+    const idle = this.tabs.find((tab) => tab.shell.idleUntil); // behind the front it would end unseen
     let text = "";
     if (shell.state === "connecting") text = say("connecting");
     else if (shell.state === "reconnecting") text = say("reconnecting");
-    else if (shell.idleUntil && shell.state === "connected") text = say("idle", Math.max(0, Math.round((shell.idleUntil - Date.now()) / 1000)));
+    else if (shell.idleUntil) text = this.idle(this.front);
+    else if (shell.lost) text = say("paste-lost");
+    else if (idle) text = `${idle.name}: ${this.idle(idle)}`;
     else if (shell.about.observe && shell.state === "connected") text = say("watching", shell.owner);
     if (shell.skipped) text = `${text} ${say("skipped", shell.skipped.toLocaleString())}`.trim();
-    this.notice(text, shell.state === "reconnecting" || Boolean(shell.idleUntil));
+    this.notice(text, shell.state === "reconnecting" || Boolean(idle || shell.lost));
+  }
+
+  idle({ shell }) {
+    return say("idle", Math.max(0, Math.round((shell.idleUntil - Date.now()) / 1000)));
   }
 
   notice(text, warns = false) {
@@ -230,13 +243,14 @@ class Page {
       this.flash(say("nothing"));
       return;
     }
-    await navigator.clipboard.writeText(text);
-    this.flash(say("copied"));
+    const done = await copied(text);
+    this.front?.shell.term.focus();
+    this.flash(say(done ? "copied" : "not-copied"));
   }
 
   paste(event, tab) {
     const text = event.clipboardData?.getData("text/plain") || "";
-    const lines = text.replace(/\n$/, "").split("\n").length;
+    const lines = text.replace(/[\r\n]+$/, "").split(/\r\n|\r|\n/).length; // a shell takes each of them for Enter
     if (lines < 2) return; // xterm's own
     event.preventDefault();
     event.stopImmediatePropagation();
@@ -257,7 +271,7 @@ class Page {
 
   confirmEnd(then) {
     this.confirm("end-dialog", "end", () => {
-      this.front.shell.end();
+      this.front.shell.end().catch((problem) => this.flash(problem.message));
       then();
     });
   }
@@ -267,9 +281,9 @@ class Page {
     shell.shared = !shell.shared;
     shell.control({ type: "share", on: shell.shared });
     const link = `${location.origin}${location.pathname}?server=${shell.about.server}&observe=${shell.about.session}`;
-    if (shell.shared) await navigator.clipboard?.writeText(link).catch(() => null);
     this.tell();
-    this.flash(say(shell.shared ? "shared" : "unshared"));
+    if (!shell.shared) this.flash(say("unshared"));
+    else this.flash((await copied(link)) ? say("shared") : say("shared-link", link));
   }
 
   toggleFiles() {

@@ -2,6 +2,18 @@
 
 import { ask, element, say } from "./words.js";
 
+/* Whose key that is: of a server that is reached over others it may be one of theirs. */
+async function holder(about, fingerprint) {
+  let server = { id: about.server, name: about.serverName };
+  for (let hop = 0; hop < 4 && server.id; hop += 1) {
+    const known = await (await ask("GET", `/api/servers/${server.id}/host-key`)).json();
+    if (known.offered_fingerprint === fingerprint) return server;
+    const { jump_id: jump } = await (await ask("GET", `/api/servers/${server.id}`)).json();
+    server = { id: jump, name: jump && (await (await ask("GET", `/api/servers/${jump}`)).json()).name };
+  }
+  return null; // it offers another by now
+}
+
 export class Panel {
   constructor(pane, facts) {
     this.facts = facts;
@@ -27,21 +39,30 @@ export class Panel {
 
   refused(shell, act) {
     const problem = shell.problem || { message: say("unreachable") };
-    if (problem.code === "host_key_unknown") return this.firstKey(shell, problem, act);
-    if (problem.code === "host_key_changed") return this.changedKey(shell, problem, act);
+    if (problem.fingerprint) {
+      if (problem.holder && problem.code === "host_key_unknown") return this.firstKey(problem, act);
+      if (problem.holder && problem.code === "host_key_changed") return this.changedKey(problem, act);
+      if (problem.holder === undefined) this.find(shell, problem);
+    }
     const again = shell.about.observe ? null : this.button(say("again"), act.again);
     if (problem.code === "taken") return [element("p", {}, problem.message), this.buttons(this.button(say("here"), act.retry, true))];
     if (["session_unknown", "session_over", "session_elsewhere"].includes(problem.code)) return [element("p", {}, problem.message), this.buttons(again)];
-    return [element("p", {}, problem.message), this.buttons(this.button(say("retry"), act.retry, true), this.page(shell))];
+    return [element("p", {}, problem.message), this.buttons(this.button(say("retry"), act.retry, true), this.page(shell.about.server))];
   }
 
-  firstKey(shell, problem, act) {
+  async find(shell, problem) {
+    problem.holder = null;
+    problem.holder = await holder(shell.about, problem.fingerprint).catch(() => null);
+    if (shell.problem === problem && problem.holder) shell.changed(shell);
+  }
+
+  firstKey({ holder: server, key, fingerprint }, act) {
     const failed = element("p", { class: "term-reason" });
     const confirm = async (event) => {
       event.target.disabled = true;
       try {
-        const body = JSON.stringify({ host_key: problem.key });
-        await ask("POST", `/api/servers/${shell.about.server}/host-key`, { body, headers: { "Content-Type": "application/json" } });
+        const body = JSON.stringify({ fingerprint }); // what it offers now, or nothing
+        await ask("POST", `/api/servers/${server.id}/host-key`, { body, headers: { "Content-Type": "application/json" } });
         act.retry();
       } catch (refusal) {
         failed.textContent = refusal.message;
@@ -49,26 +70,26 @@ export class Panel {
       }
     };
     return [
-      element("p", {}, say("first-key", shell.about.serverName)),
-      element("p", { class: "term-print" }, `${(problem.key || "").split(" ")[0]} `, element("code", {}, problem.fingerprint)),
+      element("p", {}, say("first-key", server.name)),
+      element("p", { class: "term-print" }, `${(key || "").split(" ")[0]} `, element("code", {}, fingerprint)),
       element("p", { class: "term-soft" }, say("first-key-help")),
       failed,
       this.buttons(this.button(say("confirm-key"), confirm, true), this.button(say("cancel"), act.close)),
     ];
   }
 
-  changedKey(shell, problem, act) {
+  changedKey({ holder: server, fingerprint, pinned_fingerprint: pinned }, act) {
     const line = (name, print) => element("div", {}, element("dt", {}, name), element("dd", {}, element("code", {}, print)));
     return [
-      element("p", { class: "term-reason" }, say("changed-key", shell.about.serverName)),
-      element("dl", { class: "term-prints" }, line(say("pinned"), problem.pinned_fingerprint), line(say("offered"), problem.fingerprint)),
+      element("p", { class: "term-reason" }, say("changed-key", server.name)),
+      element("dl", { class: "term-prints" }, line(say("pinned"), pinned), line(say("offered"), fingerprint)),
       element("p", { class: "term-soft" }, say("changed-key-help")),
-      this.buttons(this.page(shell), this.button(say("retry"), act.retry)),
+      this.buttons(this.page(server.id), this.button(say("retry"), act.retry)),
     ];
   }
 
-  page(shell) {
-    return element("a", { class: "term-button", href: `${this.facts.admin}inventory/server/${shell.about.server}/` }, say("server-page"));
+  page(server) {
+    return element("a", { class: "term-button", href: `${this.facts.admin}inventory/server/${server}/` }, say("server-page"));
   }
 
   button(text, act, primary = false) {

@@ -1,6 +1,8 @@
 /* One terminal: xterm.js over one socket at a time, again and again, always from the byte it had come to.
    docs/terminal-protocol.md tells the frames. */
 
+import { ask } from "./words.js";
+
 const RETRY_MS = [250, 500, 1000, 1000, 1000, 2000, 2000, 2000, 5000]; // give or take a quarter: not all pages at once
 const FINAL_CODES = [1000, 4400, 4403, 4404, 4409, 4502];
 const ACK_BYTES = 32 * 1024;
@@ -98,7 +100,7 @@ export class Shell {
     } else if (frame.type === "taken") {
       this.problem = { ...frame, code: "taken" };
     } else if (frame.type === "observers") {
-      this.observers = frame.names;
+      this.observers = [...new Set(frame.names)]; // one may watch in two windows
       this.changed(this);
     } else if (frame.type === "idle") {
       this.idleUntil = Date.now() + frame.seconds * 1000;
@@ -134,6 +136,8 @@ export class Shell {
 
   closed(code) {
     this.socket = null;
+    this.idleUntil = 0;
+    this.lost = this.pieces.length > 0;
     this.pieces = [];
     if (FINAL_CODES.includes(code)) {
       this.tell(this.exit ? "exited" : "refused");
@@ -155,8 +159,9 @@ export class Shell {
   }
 
   send(bytes) {
-    if (this.idleUntil) {
+    if (this.idleUntil || this.lost) {
       this.idleUntil = 0;
+      this.lost = false;
       this.changed(this);
     }
     if (this.socket?.readyState === WebSocket.OPEN && !this.about.observe) this.socket.send(bytes);
@@ -205,9 +210,10 @@ export class Shell {
     this.open();
   }
 
-  end() {
+  /* Throws where it cannot be asked for; over in some seconds when there is no socket to say it on. */
+  async end() {
     if (this.socket?.readyState === WebSocket.OPEN) this.control({ type: "disconnect" });
-    else this.close();
+    else if (this.about.session) await ask("DELETE", `/api/terminals/${this.about.session}`);
   }
 
   close() {
