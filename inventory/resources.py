@@ -12,9 +12,10 @@ from typing import Any
 from django.db import connections as databases
 from django.db import transaction
 from django.utils import timezone
-from django.utils.translation import gettext
+from django.utils.translation import gettext, gettext_noop
 
 from infini.errors import InfiniError
+from infini.said import said
 from inventory.agents import AgentAddress, AgentError, Ask, ask_each
 from inventory.models import Server
 from inventory.ssh import figures as ssh_figures
@@ -86,7 +87,7 @@ def _resources(server: Server, answers: dict[Any, dict[str, Any] | AgentError]) 
 
 
 def _nothing(server: Server, reason: str, source: str = "agent") -> Resources:
-    return Resources(server.pk, errors=dict.fromkeys((*METRICS, "accelerators"), reason), source=source)
+    return Resources(server.pk, errors=dict.fromkeys((*METRICS, "accelerators"), said(reason)), source=source)
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -132,7 +133,7 @@ class _measuring:
         wait(self._running, timeout=max(0.0, ANSWER_WITHIN_SECONDS - spent))
         for future, server in self._running.items():
             late = InfiniError(
-                gettext("%(name)s did not answer over SSH within %(n)g s.")
+                gettext_noop("%(name)s did not answer over SSH within %(n)g s.")
                 % {"name": server.name, "n": ANSWER_WITHIN_SECONDS}
             )
             self._measured[server.pk] = future.result() if future.done() else late
@@ -154,7 +155,12 @@ def _from_ssh(server: Server, measured: Measured, at: datetime) -> Resources:
         return _nothing(server, measured.message, source="ssh")
     figures = {metric: _percent(measured.values.get(metric)) for metric in METRICS}
     return Resources(
-        server.pk, **figures, accelerators=measured.devices, errors=measured.errors, source="ssh", observed_at=at
+        server.pk,
+        **figures,
+        accelerators=measured.devices,
+        errors={metric: said(error) for metric, error in measured.errors.items()},
+        source="ssh",
+        observed_at=at,
     )
 
 

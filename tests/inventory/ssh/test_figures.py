@@ -170,15 +170,22 @@ def test_resources_of_servers_without_agents(
     with FakeServer(says_nothing) as silent:
         hangs = make("hangs", sshd, port=silent.port)
         began = time.monotonic()
-        answers = {a["server_id"]: a for a in api.post("/api/servers/resources", {}, format="json").json()}
+        asked = api.post("/api/servers/resources", {}, format="json", headers={"Accept-Language": "zh-hans"})
+        answers = {a["server_id"]: a for a in asked.json()}
         assert time.monotonic() - began < 6
     assert {answer["source"] for answer in answers.values()} == {"ssh"}
     one = answers[good.pk]
     assert one["errors"] == {} and one["observed_at"] and 0 <= one["cpu_percent"] <= 100
     assert [a["name"] for a in one["accelerators"]] == ["NVIDIA H100 80GB HBM3"]
     assert answers[plain.pk]["accelerators"] == [] and answers[plain.pk]["errors"] == {}
-    for server, what in ((unknown, "not confirmed"), (refused, "refuses the connection"), (hangs, "within 4 s")):
+    for server, what, stored in (
+        (unknown, "尚未确认", "not confirmed"),
+        (refused, "拒绝连接", "refuses the connection"),
+        (hangs, "4 秒", "within 4 s"),
+    ):
         answer = answers[server.pk]
+        server.refresh_from_db()
+        assert stored in server.figures["ssh_error"], "whoever asked, it is said in the language of who reads it"
         assert answer["cpu_percent"] is None is answer["observed_at"]
         assert all(what in answer["errors"][name] for name in ("cpu_percent", "disk_percent", "accelerators"))
 
