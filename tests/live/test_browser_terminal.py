@@ -80,6 +80,16 @@ def test_a_shell_in_the_browser(
     page.locator("#servers").get_by_role("button", name=server["name"], exact=True).click()
     shown(page, "here>")
 
+    # It is shared by a link, which plain HTTP leaves no script to copy.
+    page.evaluate(
+        "Object.defineProperty(navigator, 'clipboard', {value: undefined}); document.execCommand = () => false"
+    )
+    page.get_by_role("button", name="Let others watch").click()
+    page.get_by_text(f"Whoever may open terminals can watch now: {site.url}/").wait_for()
+    page.get_by_role("button", name="Let others watch").click()
+    page.get_by_text("Nobody else can watch any more").wait_for()
+    page.locator(".term-pane:not([hidden]) .xterm-helper-textarea").focus()
+
     page.keyboard.type("echo typed-$((40+2)) 中文\n")
     shown(page, "typed-42 中文")
     page.keyboard.type("stty size\n")

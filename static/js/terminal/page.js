@@ -147,7 +147,8 @@ class Page {
     else if (idle) text = `${idle.name}: ${this.idle(idle)}`;
     else if (shell.about.observe && shell.state === "connected") text = say("watching", shell.owner);
     if (shell.skipped) text = `${text} ${say("skipped", shell.skipped.toLocaleString())}`.trim();
-    this.notice(text, shell.state === "reconnecting" || Boolean(idle || shell.lost));
+    const warns = shell.state === "reconnecting" || Boolean(idle || shell.lost);
+    this.notice((!warns && this.flashed) || text, warns);
   }
 
   idle({ shell }) {
@@ -162,10 +163,15 @@ class Page {
     this.front?.shell.fitted();
   }
 
-  flash(text) {
-    this.notice(text);
+  /* For a while, whatever else is told meanwhile, unless it warns. */
+  flash(text, milliseconds = 3000) {
+    this.flashed = text;
     clearTimeout(this.flashing);
-    this.flashing = setTimeout(() => this.tell(), 3000);
+    this.flashing = setTimeout(() => {
+      this.flashed = "";
+      this.tell();
+    }, milliseconds);
+    this.tell();
   }
 
   /* Tools */
@@ -283,7 +289,8 @@ class Page {
     const link = `${location.origin}${location.pathname}?server=${shell.about.server}&observe=${shell.about.session}`;
     this.tell();
     if (!shell.shared) this.flash(say("unshared"));
-    else this.flash((await copied(link)) ? say("shared") : say("shared-link", link));
+    else if (await copied(link)) this.flash(say("shared"));
+    else this.flash(say("shared-link", link), 30000);
   }
 
   toggleFiles() {
