@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max
+from django.db.models import F, Max
 from django.utils.translation import gettext as _
 
 from deployments.models import Instance, Placement, Revision, Service, Tombstone
@@ -48,9 +48,10 @@ def change_service(
     """
     with transaction.atomic():
         records.change(service, columns, by=by, version=version, placed_later=True)
-        if servers is not None:
-            _place(service, list(servers), by=by)
-        _revise(service, spec, by=by)
+        placed = servers is not None and _place(service, list(servers), by=by)
+        revised = _revise(service, spec, by=by)
+        if placed or revised:  # neither is a column of the service, yet whoever edits it saw them
+            Service.objects.filter(pk=service.pk).update(version=F("version") + 1)
         refuse_out_of_sight(service, by=by)
     return service
 
@@ -85,8 +86,8 @@ def _env_problem(env: Any) -> str | None:
     return None
 
 
-def _revise(service: Service, spec: Mapping[str, Any], *, by: events.Actor) -> None:
-    """Make a new current revision when ``spec`` differs from the present one."""
+def _revise(service: Service, spec: Mapping[str, Any], *, by: events.Actor) -> bool:
+    """Make a new current revision when ``spec`` differs from the present one; whether it did."""
     check_spec(spec)
     given = dict(spec)
     if "secret_env" in given:
@@ -97,9 +98,9 @@ def _revise(service: Service, spec: Mapping[str, Any], *, by: events.Actor) -> N
     if not after.get("command", "").strip():
         if present:
             raise Invalid(_("A command is needed."), fields={"deploy_command": [_("It cannot be emptied again.")]})
-        return
+        return False
     if after == before:
-        return
+        return False
     problem = port_problem(after.get("probes", {}), command=after["command"], port=after.get("port"))
     if problem:
         raise Invalid(problem, fields={"probes": [problem]})
@@ -110,10 +111,14 @@ def _revise(service: Service, spec: Mapping[str, Any], *, by: events.Actor) -> N
     Service.objects.filter(pk=service.pk).update(current_revision=revision)
     service.current_revision = revision
     events.record("service.revised", service, by=by, data={"revision": revision.number})
+    return True
 
 
-def _place(service: Service, servers: list[Server], *, by: events.Actor) -> None:
-    """Make the placements those on ``servers``; what still runs elsewhere ends with the next deployment."""
+def _place(service: Service, servers: list[Server], *, by: events.Actor) -> bool:
+    """Make the placements those on ``servers``; what still runs elsewhere ends with the next deployment.
+
+    Returns whether they are others now.
+    """
     wanted = {server.pk for server in servers}
     placements = {p.server_id: p for p in service.placements.all()}
     for server in servers:
@@ -125,9 +130,11 @@ def _place(service: Service, servers: list[Server], *, by: events.Actor) -> None
     leaving = [p for server_id, p in placements.items() if server_id not in wanted]
     for placement in leaving:
         _leave(placement)
-    if leaving or wanted - set(placements):
+    differs = bool(leaving or wanted - set(placements))
+    if differs:
         names = sorted(server.name for server in servers)
         events.record("service.placed", service, by=by, data={"servers": names})
+    return differs
 
 
 def _leave(placement: Placement) -> None:

@@ -241,8 +241,9 @@ def test_a_revision_made_meanwhile_makes_the_form_stale(operating: Client, new_s
     operating.post(ADD, new_service)
     service = Service.objects.get()
     data = form_data(operating.get(change_url(service)))
-    Service.objects.update(version=7)
-    response = operating.post(change_url(service), {**data, "name": "other"})
+    operating.post(change_url(service), {**data, "deploy_command": "sleep 4"})
+    response = operating.post(change_url(service), {**data, "deploy_command": "sleep 5"})
+    assert service.revisions.latest("number").command == "sleep 4"
     assert "was changed meanwhile" in str(errors_of(response))
 
 

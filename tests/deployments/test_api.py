@@ -125,6 +125,21 @@ def test_a_stale_version_is_409_and_changes_nothing(api: APIClient) -> None:
     assert Service.objects.get().name == "t"
 
 
+def test_another_command_or_other_servers_make_the_version_stale_too(
+    api: APIClient, make_server: Callable[..., Server]
+) -> None:
+    path = f"/api/services/{api.post('/api/services', {'name': 's'}, format='json').json()['id']}"
+    for mine, theirs in (
+        ({"deploy_command": "sleep 2"}, {"deploy_command": "sleep 3"}),
+        ({"server_ids": [make_server(name="a").pk]}, {"server_ids": []}),
+    ):
+        seen = api.get(path).json()["version"]
+        assert api.patch(path, {**mine, "version": seen}, format="json").json()["version"] == seen + 1
+        assert api.patch(path, {**theirs, "version": seen}, format="json").status_code == 409
+        assert api.patch(path, {**mine, "version": seen + 1}, format="json").json()["version"] == seen + 1  # no change
+    assert Service.objects.get().current_revision.command == "sleep 2"
+
+
 def test_each_change_of_the_command_is_a_revision_and_the_same_again_is_none(api: APIClient) -> None:
     made = api.post("/api/services", {"name": "s", "deploy_command": "one"}, format="json").json()
     path = f"/api/services/{made['id']}"
