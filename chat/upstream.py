@@ -183,16 +183,23 @@ async def _judge(connection: Connection, path: str, deadlines: Deadlines, wanted
 
 
 async def _error_of(connection: Connection, path: str) -> Refusal:
-    """The upstream's own error when it is in OpenAI's shape, else one of ours that tells its status."""
+    """The upstream's own error as it came when it is in OpenAI's shape, its sentence in that shape when it has one,
+    else one of ours that tells its status. That it refuses our key is no fault of the client's.
+    """
     status = connection.status
     elsewhere = status in _NOT_BEGUN_STATUSES
     body = await _read_small(connection)
+    if status == 401:
+        return bad_gateway(
+            gettext_noop("The model server refuses the key that the site has for it."), "upstream_refused"
+        )
     try:
-        error = json.loads(body)["error"]
-        told = isinstance(error, dict) and isinstance(error.get("message"), str)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        told = False
-    if not told:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        answer = None
+    as_openai = isinstance(answer, dict) and isinstance(answer.get("error"), dict)
+    message = _sentence_of(answer)
+    if not message:
         if status in _NOT_OFFERED_STATUSES and path != "chat/completions":
             return Refusal(
                 404, gettext_noop("The model server does not offer %(path)s.") % {"path": path}, "not_offered"
@@ -203,7 +210,20 @@ async def _error_of(connection: Connection, path: str) -> Refusal:
         return bad_gateway(what, "upstream_error", elsewhere=elsewhere)
     retry_after = connection.headers.get(b"retry-after", b"").decode("latin-1")
     kept = {"retry-after": retry_after} if retry_after else {}
-    return Refusal(status, error_message(error), "upstream_error", headers=kept, elsewhere=elsewhere, body=body)
+    own = body if as_openai else Refusal(status, message, "upstream_error").as_bytes()
+    return Refusal(status, message, "upstream_error", headers=kept, elsewhere=elsewhere, body=own)
+
+
+def _sentence_of(answer: object) -> str:
+    """Out of an error as engines write them: OpenAI's shape; ``error`` a text (TGI); ``message`` beside ``"object":
+    "error"`` (vLLM before 0.10, SGLang, LMDeploy). Empty: none of them.
+    """
+    if not isinstance(answer, dict):
+        return ""
+    error = answer.get("error") or (answer.get("message") if answer.get("object") == "error" else None)
+    if isinstance(error, dict):
+        error = error.get("message")
+    return error_message(error) if isinstance(error, str) else ""
 
 
 async def _read_small(connection: Connection) -> bytes:

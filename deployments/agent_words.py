@@ -1,6 +1,10 @@
 """How the agent says in sentences how an instance stands: in English, so they are said in the reader's language."""
 
+import re
+
 from django.utils.translation import gettext_noop
+
+_COUNTDOWN = re.compile(r"Restarts in \d+ s after: ")
 
 # As agent/infini_agent.py writes them; a test compares.
 SENTENCES = (
@@ -18,3 +22,8 @@ SENTENCES = (
     gettext_noop("It runs, but its %(kind)s probe fails."),
     gettext_noop("Port %(port)d was already taken when it started."),
 )
+
+
+def lasting(reason: str) -> str:
+    """``reason`` without what is true for a moment only: in how many seconds a restart is due. For what is kept."""
+    return _COUNTDOWN.sub("", reason)

@@ -12,6 +12,7 @@ from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.utils import timezone
 from django.utils.translation import gettext_noop as _  # stored; said in the reader's language when shown
 
+from deployments.agent_words import lasting
 from deployments.models import Instance
 from deployments.phases import Phase, Wanted
 from deployments.reconcile import braked
@@ -115,7 +116,7 @@ def _instances(known: set[Subject]) -> Findings:
 
 
 def _what_is_wrong(instance: Instance, name: str) -> str:
-    why = instance.reason or _("the process ended")
+    why = lasting(instance.reason) or _("the process ended")
     if instance.phase == Phase.FAILED:
         return _("%(instance)s failed: %(why)s") % {"instance": name, "why": why}
     words = {"instance": name, "n": instance.restart_streak, "why": why}

@@ -9,6 +9,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from deployments import rollout, trials
+from deployments.agent_words import lasting
 from deployments.device_claims import release_devices
 from deployments.lifecycle import remove_service
 from deployments.models import Instance, Operation, OperationResult, Service
@@ -57,12 +58,8 @@ def finish_by_instance(result: OperationResult) -> None:
     elif instance.wanted == Wanted.RUNNING and instance.phase in (*ENDED, Phase.LOST):
         finish(result, ResultState.FAILED, reason=instance.reason or _ended(instance), **facts)
     elif instance.wanted == Wanted.RUNNING and instance.restarts >= KEEPS_FAILING:
-        finish(
-            result,
-            ResultState.FAILED,
-            reason=gettext_noop("It keeps failing. %(reason)s") % {"reason": instance.reason},
-            **facts,
-        )
+        reason = gettext_noop("It keeps failing.") + f" {lasting(instance.reason)}"
+        finish(result, ResultState.FAILED, reason=reason.strip(), **facts)
     elif instance.wanted == Wanted.STOPPED and instance.phase in ENDED:
         finish(result, ResultState.DONE, reason=instance.reason, **facts)
 

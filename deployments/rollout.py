@@ -12,6 +12,7 @@ from django.db.models import F, Q, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
+from deployments.agent_words import lasting
 from deployments.models import Instance, Operation, OperationResult, Revision
 from deployments.operations import seconds_allowed
 from deployments.phases import ENDED, OperationKind, Phase, ResultState, Wanted
@@ -172,7 +173,7 @@ def _hand_over(operation: Operation, started: OperationResult) -> None:
 def _fell_over(result: OperationResult, new: Instance) -> None:
     """It was ready and ended before it could take over. One that is merely not ready now is waited for."""
     if new.phase in (*ENDED, Phase.LOST):
-        reason = gettext_noop("It was ready, and then not any more. %(reason)s") % {"reason": new.reason}
+        reason = gettext_noop("It was ready, and then not any more. %(reason)s") % {"reason": lasting(new.reason)}
         OperationResult.objects.filter(pk=result.pk, state=ResultState.DONE).update(
             state=ResultState.FAILED, reason=reason[:500]
         )

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from deployments import rollout
+from deployments.agent_words import lasting
 from deployments.models import Instance, Operation, Revision, Service, Trial
 from deployments.phases import ENDED, OPEN_STATES, OperationState, Outcome, Phase, Wanted
 from deployments.returning import go_back
@@ -101,7 +102,7 @@ def _why_failed(trial: Trial, instances: list[Instance], now: datetime) -> str:
         (unready, gettext_noop("Not ready.")),
     ):
         if failed:
-            return f"{failed[0].placement.server.name}: {failed[0].reason or what}"
+            return f"{failed[0].placement.server.name}: {lasting(failed[0].reason) or what}"
     if restarts < trial.restarts:
         Trial.objects.filter(pk=trial.pk).update(restarts=restarts)
     return ""

@@ -144,6 +144,21 @@ async def test_the_upstreams_own_error_passes_with_its_status(site: Site, case: 
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "status", "message", "type_"),
+    [
+        ("refuses_as_vllm", 400, "too many tokens", "invalid_request_error"),
+        ("refuses_as_tgi", 422, "too many tokens", "invalid_request_error"),
+        ("refuses_the_key", 502, "The model server refuses the key that the site has for it.", "server_error"),
+    ],
+)
+async def test_errors_of_other_shapes_are_told_in_openais(
+    kind: str, status: int, message: str, type_: str, site: Site, case: Callable[..., Case]
+) -> None:
+    got, answer = await post(site, case(kind).url, STREAM)
+    assert (got, answer["error"]["message"], answer["error"]["type"]) == (status, message, type_)
+
+
 async def test_a_busy_upstream_is_asked_elsewhere_once_and_told(
     site: Site, case: Callable[..., Case], upstream: Any
 ) -> None:

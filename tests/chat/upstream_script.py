@@ -304,6 +304,16 @@ class ScriptedUpstream:
         error = {"message": "too many tokens", "type": "BadRequestError", "param": None, "code": 400}
         return web.json_response({"error": error}, status=400)
 
+    async def refuses_as_vllm(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        error = {"object": "error", "message": "too many tokens", "type": "BadRequestError", "param": None, "code": 400}
+        return web.json_response(error, status=400)
+
+    async def refuses_as_tgi(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        return web.json_response({"error": "too many tokens", "error_type": "validation"}, status=422)
+
+    async def refuses_the_key(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "Incorrect API key: sk-a…z"}}, status=401)
+
     async def busy(self, request: web.Request, seen: Seen, body: dict) -> web.StreamResponse:
         return web.json_response({"error": {"message": "queue is full"}}, status=503, headers={"Retry-After": "7"})
 
