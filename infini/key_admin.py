@@ -90,6 +90,12 @@ class KeyForm(forms.ModelForm):
             stored = {"use": use_of(scopes), "models": "\n".join(scopes.get("models", []))}
             self.initial = {**self.initial, **stored, **self.instance.limits}
 
+    def clean_expires_at(self) -> Any:
+        moment = self.cleaned_data["expires_at"]
+        if moment and "expires_at" in self.changed_data and moment <= timezone.now():
+            raise forms.ValidationError(gettext("This lies in the past."))
+        return moment
+
     def values(self) -> dict[str, Any]:
         """What ``infini.keys`` takes."""
         given = self.cleaned_data

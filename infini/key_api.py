@@ -1,5 +1,6 @@
 """API keys over HTTP: everybody's own, all of them for administrators; by the verbs that the admin uses."""
 
+from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -69,6 +70,19 @@ class ValuesSerializer(serializers.Serializer):
         required=False,
         help_text=f"Of {', '.join(LIMITS)}: whole numbers from 1 on; null: no limit.",
     )
+
+    def to_internal_value(self, data: Any) -> Any:
+        """What it has no field for is refused: a limit at the wrong place would be none, and nobody would notice."""
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
+        if unknown:
+            told = _("There is no such field; there are %(fields)s.") % {"fields": ", ".join(self.fields)}
+            raise serializers.ValidationError({name: [told] for name in unknown})
+        return super().to_internal_value(data)
+
+    def validate_expires_at(self, moment: datetime | None) -> datetime | None:
+        if moment is not None and moment <= timezone.now():
+            raise serializers.ValidationError(_("This lies in the past."))
+        return moment
 
 
 class KeysView(GenericAPIView):

@@ -86,6 +86,9 @@ def test_an_administrator_changes_what_is_given(viewer: User, administrator: Use
         ({"name": "x", "limits": {"concurrency": 0}}, "concurrency"),
         ({"name": "x", "limits": {"speed": 1}}, "limits"),
         ({"name": "x", "expires_at": "soon"}, "expires_at"),
+        ({"name": "x", "expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
+        ({"name": "x", "requests_per_minute": 3}, "requests_per_minute"),
+        ({"name": "x", "user": "admin"}, "user"),
     ],
 )
 def test_what_is_wrong_is_named_and_makes_nothing(given: dict, field: str, viewer: User, api_as: Api) -> None:
