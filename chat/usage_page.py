@@ -48,7 +48,7 @@ def usage_page(request: HttpRequest) -> HttpResponseBase:
         "see_all": see_all,
         "group": group,
         "groups": _groups(group, first, last, see_all),
-        "periods": _periods(group, last),
+        "periods": _periods(group, first, last),
         "first": first,
         "last": last,
         "csv_url": "?" + urlencode({"by": group, "from": first, "to": last, "csv": 1}),
@@ -71,10 +71,11 @@ def _groups(group: str, first: Any, last: Any, see_all: bool) -> list[dict[str, 
     ]
 
 
-def _periods(group: str, last: Any) -> list[dict[str, Any]]:
+def _periods(group: str, first: Any, last: Any) -> list[dict[str, Any]]:
     return [
         {
             "word": _("%(n)d days") % {"n": days},
+            "now": last - first == timedelta(days=days - 1),
             "url": "?" + urlencode({"by": group, "from": last - timedelta(days=days - 1), "to": last}),
         }
         for days in _PERIODS

@@ -92,11 +92,12 @@ def _choose(server: Server, count: int) -> list[tuple[Device, int]]:
             if devices
             else _("none is known there")
         )
-        raise Conflict(
-            _("%(server)s: %(count)s devices are needed and %(known)s.")
-            % {"server": server, "count": count, "known": known},
-            code="devices_missing",
+        needed = (
+            _("%(server)s: 1 device is needed and %(known)s.")
+            if count == 1
+            else _("%(server)s: %(count)s devices are needed and %(known)s.")
         )
+        raise Conflict(needed % {"server": server, "count": count, "known": known}, code="devices_missing")
     live = live_figures(server)
     best.sort(key=lambda chosen: bool(strangers_on(live.get(chosen[0].uuid, {}))))
     return best[:count]

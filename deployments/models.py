@@ -159,6 +159,11 @@ class Placement(models.Model):
     def __str__(self) -> str:
         return f"{self.service} on {self.server}"
 
+    @property
+    def known_as(self) -> Service:
+        """What people take it for; see ``infini.records``."""
+        return self.service
+
 
 class Instance(models.Model):
     """One copy of a service on one server. ``wanted`` and ``generation`` are ours to set; the rest is observed.

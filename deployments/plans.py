@@ -158,13 +158,18 @@ def _why_not(server: Server, wish: Wish, room: Room, port_of: str | None) -> str
         return _("It has no agent token.")
     if wish.devices and room.most(with_own=True) < wish.devices:
         if not room.present:
-            return _("%(n)d devices are needed and none is known there.") % {"n": wish.devices}
-        free = room.most(with_own=True)
-        return _("%(n)d devices are needed and %(free)d of %(all)d are free.") % {
-            "n": wish.devices,
-            "free": free,
-            "all": room.present,
-        }
+            none = (
+                _("1 device is needed and none is known there.")
+                if wish.devices == 1
+                else _("%(n)d devices are needed and none is known there.")
+            )
+            return none % {"n": wish.devices}
+        few = (
+            _("1 device is needed and %(free)d of %(all)d are free.")
+            if wish.devices == 1
+            else _("%(n)d devices are needed and %(free)d of %(all)d are free.")
+        )
+        return few % {"n": wish.devices, "free": room.most(with_own=True), "all": room.present}
     if port_of:
         return _("Port %(port)d belongs to the service %(name)s.") % {"port": wish.port or 0, "name": port_of}
     return ""

@@ -13,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -31,7 +32,7 @@ from infini.admin_base import (
 )
 from infini.admin_verbs import Verb, names_of
 from infini.csv_export import CsvColumn, attributes
-from infini.display import ABSENT, GOOD, QUIET, Chip, ago, link
+from infini.display import ABSENT, GOOD, QUIET, Chip, ago, day_text, link
 from infini.event_facts import event_text
 from infini.event_filters import AboutFilter, ActorFilter, SinceFilter
 from infini.event_words import event_words
@@ -232,7 +233,12 @@ def _set_role(user: User, role: Group | None) -> dict[str, Any]:
 
 
 class EventChangeList(PageChangeList):
-    """Each row knows who reads it: not every subject's page is everybody's."""
+    """By day. Each row knows who reads it: not every subject's page is everybody's."""
+
+    def heading_of(self, row: Event) -> str:
+        """Its day on the reader's clock, unless somebody has sorted by something else than time."""
+        in_order = not self.get_ordering_field_columns().keys() - {self.list_display.index("when")}
+        return day_text(timezone.localdate(row.at)) if in_order else ""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -249,6 +255,7 @@ class EventAdmin(BaseAdmin):
     search_fields = ["kind", "subject_name", "actor_name"]
     list_filter = [AboutFilter, ActorFilter, SinceFilter]
     search_help_text = _("Search what, subject or actor")
+    list_units = _("events")
     empty_text = _("Everything that changes is written down here.")
     csv_columns = attributes(
         *("id", "at", "kind", "subject_kind", "subject_id", "subject_name", "actor_name", "address", "data")
@@ -285,7 +292,7 @@ class EventAdmin(BaseAdmin):
 
     @display(description=_("Subject"), ordering="subject_name")
     def subject_shown(self, event: Any) -> SafeString:
-        return link(subject_url(event, event.reader), event.subject_name)
+        return link(subject_url(event, event.reader), event.subject_said)
 
     @display(description=_("What"), ordering="kind")
     def does(self, event: Event) -> SafeString:

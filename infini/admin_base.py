@@ -149,6 +149,15 @@ class PageChangeList(ChangeList):
         rows = self.apply_select_related(self.root_queryset).order_by().in_bulk(ids)
         self.result_list = [rows[pk] for pk in ids if pk in rows]
 
+    @property
+    def units(self) -> str:
+        """What is counted below the list."""
+        return str(self.model_admin.list_units or self.opts.verbose_name_plural)
+
+    def heading_of(self, row: Any) -> str:
+        """What stands above ``row`` and those after it that have the same; empty: nothing does."""
+        return ""
+
     def get_ordering_field_columns(self) -> dict[int, str]:
         """Marks columns only when a person has sorted by them."""
         return super().get_ordering_field_columns() if ORDER_VAR in self.params else {}
@@ -172,6 +181,7 @@ class BaseAdmin(OwnListsAdmin, CsvAdmin, VerbsAdmin, ModelAdmin):
     page_template: str | None = None
     list_ordering: Sequence[str] = ()  # unlike ``ordering`` it stays this list's own: filters elsewhere do not take it
     empty_text: Any = ""
+    list_units: Any = ""  # empty: the model's own name in the plural
     list_title: Any = ""  # empty: the model's own name in the plural
     find_icon = ""  # set: its objects are found by Ctrl+K, by ``search_fields``
     remove: Callable[..., object] = staticmethod(records.remove)

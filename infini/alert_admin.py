@@ -178,7 +178,7 @@ class AlertAdmin(BaseAdmin):
     @display(description=_("Subject"), ordering="subject_name")
     def subject_shown(self, alert: Alert) -> SafeString:
         about = Event(kind="", subject_kind=alert.subject_kind, subject_id=alert.subject_id)
-        return link(subject_url(about), alert.subject_name)
+        return link(subject_url(about), alert.subject_said)
 
     @display(description=_("Message"))
     def message_shown(self, alert: Alert) -> str:

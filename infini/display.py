@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.urls import NoReverseMatch, reverse
@@ -110,6 +110,13 @@ def clock(moment: datetime) -> str:
     """``14:02`` of today on the reader's clock, else with its day."""
     local = timezone.localtime(moment)
     return f"{local:%H:%M}" if local.date() == timezone.localdate() else f"{local:%Y-%m-%d %H:%M}"
+
+
+def day_text(day: date) -> str:
+    """``2026-11-20``, and of the last two days a word before it."""
+    words = {0: _("Today"), 1: _("Yesterday")}
+    word = words.get((timezone.localdate() - day).days)
+    return f"{word}, {day:%Y-%m-%d}" if word else f"{day:%Y-%m-%d}"
 
 
 def ago(moment: datetime | None) -> SafeString:

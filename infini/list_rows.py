@@ -7,11 +7,10 @@ again for each cell, which took half of a page's time. Cells look by the class `
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.templatetags.admin_urls import add_preserved_filters
 from django.contrib.admin.utils import display_for_field, display_for_value
-from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import FieldDoesNotExist, ObjectDoesNotExist
 from django.db.models import BooleanField, Field, Model
 from django.utils.functional import Promise
@@ -19,10 +18,18 @@ from django.utils.html import conditional_escape, format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 
+if TYPE_CHECKING:
+    from infini.admin_base import PageChangeList
+
 Reading = Callable[[Model], Any]
 _ROW = (
-    '<tbody class="block relative lg:table-row-group{}"><tr class="data-row block border border-base-200 mb-3 relative '
-    'rounded-default lg:table-row lg:border-none lg:mb-0 lg:rounded-none dark:border-base-800">{}</tr></tbody>'
+    '<tbody class="block relative lg:table-row-group{}"><tr data-key="{}" class="data-row block border border-base-200 '
+    'mb-3 relative rounded-default lg:table-row lg:border-none lg:mb-0 lg:rounded-none dark:border-base-800">{}</tr>'
+    "</tbody>"
+)
+_HEADING = (
+    '<tbody class="block lg:table-row-group"><tr class="block lg:table-row">'
+    '<th class="list-heading" colspan="{}" scope="rowgroup">{}</th></tr></tbody>'
 )
 _STRIPES = ("", " bg-base-50 dark:bg-white/[.02]")
 _HERE = "-the-row-"
@@ -38,13 +45,23 @@ class Column:
     leads: bool  # to the row's page
 
 
-def rows_html(cl: ChangeList, heads: list[dict[str, Any]]) -> SafeString:
+def rows_html(cl: "PageChangeList", heads: list[dict[str, Any]]) -> SafeString:
     """Every row of the list; ``heads`` has the text of each column in "text"."""
     columns, kept = list(_columns(cl, heads)), _kept(cl)
-    rows = [
-        _ROW.format(_STRIPES[number % 2], "".join(_cell(cl, column, row, kept) for column in columns))
-        for number, row in enumerate(cl.result_list)
-    ]
+    rows: list[str] = []
+    above = ""
+    for number, row in enumerate(cl.result_list):
+        heading = cl.heading_of(row)
+        if heading != above:
+            rows.append(format_html(_HEADING, len(columns), heading))
+            above = heading
+        rows.append(
+            _ROW.format(
+                _STRIPES[number % 2],
+                conditional_escape(row.pk),
+                "".join(_cell(cl, column, row, kept) for column in columns),
+            )
+        )
     return mark_safe("".join(rows))  # noqa: S308  (each part is escaped where it is made)
 
 
@@ -55,7 +72,7 @@ def two_lines(lines: list[Any] | tuple[Any, ...]) -> SafeString:
     return format_html('<span class="two-lines"><span>{}</span>{}</span>', first, below)
 
 
-def _columns(cl: ChangeList, heads: list[dict[str, Any]]) -> Iterator[Column]:
+def _columns(cl: "PageChangeList", heads: list[dict[str, Any]]) -> Iterator[Column]:
     links = cl.list_display_links
     led = False
     for name, head in zip(cl.list_display, heads, strict=True):
@@ -73,14 +90,14 @@ def _name_of(column: Any) -> str:
     return column if isinstance(column, str) else column.__name__
 
 
-def _box_column(cl: ChangeList) -> Column:
+def _box_column(cl: "PageChangeList") -> Column:
     before, after = cl.model_admin.action_checkbox(SimpleNamespace(pk=_HERE)).split(_HERE)
     label = gettext("Select record")
     begins = format_html('<td class="cell action-checkbox" data-label="{}">', label)
     return Column(begins, "</td>", lambda row: mark_safe(f"{before}{conditional_escape(row.pk)}{after}"), False)  # noqa: S308
 
 
-def _kept(cl: ChangeList) -> str:
+def _kept(cl: "PageChangeList") -> str:
     """What follows each row's address, so that its page leads back to this list as it is filtered now."""
     if not cl.result_list:
         return ""
@@ -89,7 +106,7 @@ def _kept(cl: ChangeList) -> str:
     return whole.removeprefix(url)
 
 
-def _cell(cl: ChangeList, column: Column, row: Model, kept: str) -> str:
+def _cell(cl: "PageChangeList", column: Column, row: Model, kept: str) -> str:
     try:
         shown = column.reads(row)
     except ObjectDoesNotExist:
@@ -100,7 +117,7 @@ def _cell(cl: ChangeList, column: Column, row: Model, kept: str) -> str:
     return f"{column.begins}{conditional_escape(shown)}{column.ends}"
 
 
-def _reading(cl: ChangeList, column: Any) -> Reading:
+def _reading(cl: "PageChangeList", column: Any) -> Reading:
     """How a column's value is found and shown: as Django does, a field, a function, the admin's, the row's."""
     admin = cl.model_admin
     empty = admin.get_empty_value_display()

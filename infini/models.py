@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from infini.fields import EncryptedTextField
+from infini.said import said_subject
 
 
 class User(AbstractUser):
@@ -163,6 +164,11 @@ class Event(models.Model):
     def __str__(self) -> str:
         return f"{self.kind} {self.subject_kind} {self.subject_name}"
 
+    @property
+    def subject_said(self) -> str:
+        """In the reader's language."""
+        return said_subject(self.subject_kind, self.subject_name)
+
 
 class Lease(models.Model):
     """A named right held by one process for a while; ``fence`` grows with each new holder."""
@@ -294,7 +300,12 @@ class Alert(models.Model):
         indexes = [models.Index(fields=["kind", "subject_kind", "subject_id", "recovered_at"], name="alert_subject")]
 
     def __str__(self) -> str:
-        return f"{self.get_kind_display()}: {self.subject_name}"
+        return f"{self.get_kind_display()}: {self.subject_said}"
+
+    @property
+    def subject_said(self) -> str:
+        """In the reader's language."""
+        return said_subject(self.subject_kind, self.subject_name)
 
 
 class AlertPhase(models.TextChoices):

@@ -102,11 +102,17 @@ def remove(row: M, *, by: events.Actor) -> None:
         objects = error.protected_objects if isinstance(error, ProtectedError) else error.restricted_objects
         if limits_of(by) is not None:
             objects = {o for o in objects if visible(type(o)._default_manager.filter(pk=o.pk), by).exists()}
-        users = sorted({f"{o._meta.verbose_name} {o}" for o in objects}) or [_("what you do not see")]
+        users = sorted({_known_as(o) for o in objects}) or [_("what you do not see")]
         more = _(" and %(n)s more") % {"n": len(users) - 5} if len(users) > 5 else ""
         raise Conflict(
             _("%(row)s is still used by %(users)s%(more)s.") % {"row": row, "users": ", ".join(users[:5]), "more": more}
         ) from None
+
+
+def _known_as(row: Any) -> str:
+    """As people know it: where a service runs is the service itself, to them."""
+    known = getattr(row, "known_as", row)
+    return f"{known._meta.verbose_name} {known}"
 
 
 class _integrity_as_conflict:

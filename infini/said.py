@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 
 from django.conf import settings
 from django.utils.translation import get_language, gettext_noop, to_locale
+from django.utils.translation import gettext as _
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)[-.\d]*([a-z])")
 _WORDS = re.compile(r"[A-Za-z]{2} [A-Za-z(]|[a-z]\.$")
@@ -54,6 +55,12 @@ def said(text: str) -> str:
     return _said(text, language)
 
 
+def said_subject(kind: str, name: str) -> str:
+    """What an alert or event is about: an instance is stored as ``<service> on <server>``, names stay as they are."""
+    service, on, server = name.rpartition(" on ") if kind == "instance" else ("", "", name)
+    return _("%(service)s on %(server)s") % {"service": service, "server": server} if on else name
+
+
 @lru_cache(maxsize=4096)
 def _said(text: str, language: str) -> str:
     known = _catalogue(language).get(text)
@@ -65,9 +72,13 @@ def _said(text: str, language: str) -> str:
         return "".join(told)  # each by itself, before the blank of a shape takes several
     for shape in _shapes(language):
         if all(words in text for words in shape.own) and (found := shape.pattern.fullmatch(text)):
-            values = {name: said(value) for name, value in zip(shape.names, found.groups(), strict=True)}
+            values = {name: _value(name, value) for name, value in zip(shape.names, found.groups(), strict=True)}
             return shape.translation % values
     return "".join(told) if told != sentences else _after_a_name(text)
+
+
+def _value(placeholder: str, value: str) -> str:
+    return said_subject(placeholder, value) if placeholder == "instance" else said(value)
 
 
 def _after_a_name(text: str) -> str:

@@ -9,6 +9,7 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from infini.display import ABSENT, BAD, BUSY, GOOD, QUIET, WARN, Bar, Chip, Source, ago_text, clock, gib
 from infini.models import Event
@@ -204,7 +205,7 @@ def device_memory(server: Server) -> Bar:
 def figures(server: Server) -> list[Figure]:
     count = server.figures.get("cpu_count")
     return [
-        Figure(_("CPU"), cpu(server), _("%(n)s cores") % {"n": count} if count else ""),
+        Figure(_("CPU"), cpu(server), ngettext("%(n)s core", "%(n)s cores", count) % {"n": count} if count else ""),
         Figure(_("Memory"), memory(server), _of(server, "memory")),
         Figure(_("Disk"), disk(server), _of(server, "disk")),
     ]

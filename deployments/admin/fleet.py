@@ -10,7 +10,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from deployments.device_documents import free_devices_of, with_free_slots
@@ -114,7 +114,12 @@ def free_chip(device: Any) -> Chip:
     if strangers and not device.claimed:
         return Chip(gettext("Used outside"), WARN, "person_alert", in_words(strangers))
     if device.claimed:
-        return Chip(gettext("%(n)d slots free") % {"n": device.free_slots}, GOOD, "check_circle", gettext("Shared"))
+        return Chip(
+            ngettext("%(n)d slot free", "%(n)d slots free", device.free_slots) % {"n": device.free_slots},
+            GOOD,
+            "check_circle",
+            gettext("Shared"),
+        )
     return Chip(gettext("Free"), GOOD, "check_circle", gettext("No instance has reserved it"))
 
 

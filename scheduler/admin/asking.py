@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from infini.confirmation import Word, typed_count
@@ -70,4 +69,5 @@ def effect_of_retrying(runs: Sequence[Any]) -> str:
 
 
 def effect_of_once(servers: int) -> str:
-    return _("The command is run on %(n)d servers, now.") % {"n": servers}
+    said = ngettext("The command is run on %(n)d server, now.", "The command is run on %(n)d servers, now.", servers)
+    return said % {"n": servers}

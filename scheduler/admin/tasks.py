@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext, pgettext_lazy
+from django.utils.translation import gettext, ngettext, pgettext_lazy
 from django.utils.translation import gettext_lazy as _
 
 from infini.admin_base import ChoicesDropdownFilter, DropdownFilter, PageChangeList, PagedAdmin, RecordAdmin, display
@@ -231,7 +231,11 @@ class TaskAdmin(PagedAdmin, RecordAdmin):
 
     @display(description=_("Targets"))
     def targets_shown(self, task: Any) -> str:
-        parts = [gettext("%(n)d servers") % {"n": task.target_count}] if task.target_count else []
+        parts = (
+            [ngettext("%(n)d server", "%(n)d servers", task.target_count) % {"n": task.target_count}]
+            if task.target_count
+            else []
+        )
         return " + ".join(parts + ([task.selector] if task.selector else [])) or ABSENT
 
     @display(description=_("Last result"), ordering="status")

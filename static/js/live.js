@@ -29,7 +29,7 @@ function tellLate() {
 function tellMoved(count) {
   const pill = document.getElementById("list-moved");
   pill.hidden = !count;
-  if (count) pill.textContent = pill.dataset.text.replace("%s", count);
+  if (count) pill.textContent = count === 1 ? pill.dataset.one : pill.dataset.text.replace("%s", count);
 }
 
 function show(page) {

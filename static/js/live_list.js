@@ -4,9 +4,7 @@ import { patchChildren } from "./patch.js";
 
 const rowsOf = (table) => [...table.querySelectorAll("tr.data-row")];
 
-function keyOf(row) {
-  return row.querySelector("input.action-select")?.value || row.querySelector("a[href]")?.getAttribute("href") || "";
-}
+const keyOf = (row) => row.dataset.key;
 
 /* The boxes one has ticked and the menus one has opened are his, not the server's. */
 const isOwn = (cell) => cell.querySelector("input, select, button, [x-data]") !== null;

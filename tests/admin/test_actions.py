@@ -152,7 +152,7 @@ def test_deleting_what_is_needed_is_refused_in_words(operating: Client, make_ser
     said = messages_of(
         operating.post(f"{page(server)}do/delete_selected/", {"confirmed": "1", "word": "one"}, follow=True)
     )
-    assert "one is still used by placement svc on one" in said
+    assert "one is still used by service svc" in said
     listed = {"action": "delete_selected", ACTION_CHECKBOX_NAME: [server.pk], "confirmed": "1", "word": "one"}
     assert "is still used by" in messages_of(operating.post("/admin/inventory/server/", listed, follow=True))
     assert Server.objects.exists()

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from chat.gateway_parts import RATE
 from chat.models import Endpoint, TrafficRule, Usage
@@ -13,7 +15,7 @@ from deployments.phases import Phase
 from deployments.shown import Standing, standing_of, with_standing
 from infini.alerts import Subject, open_alert
 from infini.keys import create_key
-from infini.models import AlertKind, AlertTarget, User
+from infini.models import AlertKind, AlertTarget, Event, User
 from inventory.installation.asking import ask_for
 from inventory.installation.states import Kind
 from inventory.models import AIModel, Brand, Card, Device, Environment, Server
@@ -300,7 +302,8 @@ def test_an_empty_list_says_what_belongs_there(administrator: User, client: Clie
 def test_a_row_is_escaped_ticked_and_leads_to_its_page(admin: Client, make_server: Callable[..., Server]) -> None:
     server = make_server("<b>&amp;", host_ip="127.0.0.9")
     page = admin.get("/admin/inventory/server/?q=amp").content.decode()
-    [row] = re.findall(r'<tr class="data-row.*?</tr>', page)
+    [(key, row)] = re.findall(r'<tr data-key="(\d+)" (class="data-row.*?</tr>)', page)
+    assert key == str(server.pk)
     assert "<b>" not in row and "&lt;b&gt;&amp;amp;" in row
     assert f'name="_selected_action" value="{server.pk}"' in row
     lead = re.search(r'<th class="cell field-named" data-label="Server"><a href="([^"]+)">', row)
@@ -313,3 +316,20 @@ def test_a_list_of_groups_of_yes_and_no_and_of_nothing(admin: Client) -> None:
     TrafficRule.objects.create(service=Service.objects.create(name="kept"), sticky=True)
     assert re.search(r'field-sticky" data-label="[^"]+">Yes<', admin.get("/admin/chat/trafficrule/").content.decode())
     assert "No brand matches" in admin.get("/admin/inventory/brand/?q=nothing-like-it").content.decode()
+
+
+def test_the_timeline_stands_by_day_as_long_as_it_is_in_order(viewing: Client) -> None:
+    now = timezone.now()
+    Event.objects.all().delete()
+    for days in (40, 1, 0, 0):
+        Event.objects.create(kind="brand.created", subject_kind="brand", subject_id="1", subject_name="b")
+        Event.objects.filter(pk=Event.objects.latest("pk").pk).update(at=now - timedelta(days=days))
+    url, local = "/admin/infini/event/", timezone.localdate(now)
+    html = viewing.get(url).content.decode()
+    days = [local - timedelta(days=n) for n in (0, 1, 40)]
+    assert re.findall(r'<th class="list-heading" colspan="5" scope="rowgroup">([^<]+)</th>|<tr (data-key)', html) == [
+        *((f"Today, {days[0]}", ""), ("", "data-key"), ("", "data-key")),
+        *((f"Yesterday, {days[1]}", ""), ("", "data-key"), (f"{days[2]}", ""), ("", "data-key")),
+    ]
+    assert "4 events" in re.sub(r"\s+", " ", html)
+    assert "list-heading" not in viewing.get(url + "?o=2").content.decode()

@@ -143,7 +143,7 @@ def test_each_server_goes_the_way_that_its_devices_allow(
         operation.results.filter(instance__in=[i.pk for i in after.values()]).values_list("server_name", "note")
     )
     assert notes["roomy"] == "Started beside the old one, with devices 1."
-    assert notes["full"] == "Ended first: full: 1 devices are needed and 0 of 1 are free."
+    assert notes["full"] == "Ended first: full: 1 device is needed and 0 of 1 are free."
 
 
 def test_what_reserves_no_devices_is_not_doubled_where_there_are_some(

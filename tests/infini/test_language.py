@@ -169,7 +169,11 @@ def test_stored_sentences_are_said_by_the_api_too(api: APIClient) -> None:
         ("There was nothing to stop.", "没有需要停止的内容。"),
         ("The process ended with exit code 137.", "进程已结束，退出码 137。"),
         ("It keeps failing. The process ended with exit code 1.", "持续失败。进程已结束，退出码 1。"),
-        ("svc on gpu-07 failed: the process ended", "svc on gpu-07 失败：进程已结束"),
+        ("svc on gpu-07 failed: the process ended", "gpu-07 上的 svc 失败：进程已结束"),
+        (
+            "1 of 1 failed. gpu-07: It keeps failing. Exited with code 3.",
+            "1 台中有 1 台失败。gpu-07：持续失败。进程退出，退出码 3。",
+        ),
         ("r12 failed, r11 is deployed again. gpu-07: Not ready.", "r12 失败，重新部署 r11。gpu-07：未就绪。"),
         ("gpu-07: Exited with code 3.", "gpu-07：进程退出，退出码 3。"),
         ("CUDA error: out of memory", "CUDA error: out of memory"),

@@ -33,6 +33,9 @@ def brand(site: RealSite) -> Iterator[Callable[[], dict]]:
 def test_the_overview_tells_what_happens(page: "Page", site: RealSite, brand: Callable) -> None:  # noqa: F811, F821
     frames: list[object] = []  # the first may come before the page has wholly loaded
     page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
+    timeline = page.context.new_page()
+    timeline.goto(f"{site.url}/admin/infini/event/")
+    before = timeline.locator("tr.data-row .field-does").all_inner_texts()
     page.goto(f"{site.url}/admin/")
     for _ in range(150):
         if frames:
@@ -43,6 +46,8 @@ def test_the_overview_tells_what_happens(page: "Page", site: RealSite, brand: Ca
     made = brand()
     page.locator(".events li", has_text=made["name"]).wait_for(timeout=QUICK_MS)
     assert page.evaluate("window.notReloaded") is True
+    timeline.get_by_role("button", name="came or went, refresh").wait_for(timeout=QUICK_MS)
+    assert timeline.locator("tr.data-row .field-does").all_inner_texts() == before  # many rows tell of one subject
 
 
 def test_a_list_is_patched_and_rows_do_not_jump(page: "Page", site: RealSite, brand: Callable) -> None:  # noqa: F811, F821
@@ -55,7 +60,7 @@ def test_a_list_is_patched_and_rows_do_not_jump(page: "Page", site: RealSite, br
     assert row.locator("input.action-select").is_checked()
 
     other = brand()
-    pill = page.get_by_role("button", name="1 rows came or went, refresh")
+    pill = page.get_by_role("button", name="1 row came or went, refresh")
     pill.wait_for(timeout=QUICK_MS)
     assert page.locator("tr.data-row", has_text=other["name"]).count() == 0
     pill.click()

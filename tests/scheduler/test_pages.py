@@ -1,7 +1,8 @@
 """Pages of commands: who may do what, what forms refuse, groups and differences, queries that do not grow."""
 
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -16,6 +17,7 @@ from inventory.models import Server
 from scheduler import grouping, library, planning, runs
 from scheduler.fanout import TOLD
 from scheduler.models import Run, RunResult, SavedCommand, Task
+from scheduler.selectors import durations, statistics
 from tests.admin.conftest import count_queries, form_data, messages_of
 from tests.admin.test_confirmation import word_in
 from tests.admin.test_csv import read
@@ -81,7 +83,7 @@ def test_a_task_is_made_with_the_form(browser: Client, make_server: Callable[...
     assert (task.weekday, task.time_of_day, task.timezone) == (6, datetime(1, 1, 1, 2, 30).time(), "Europe/Berlin")
     assert [target.server_name for target in task.targets.all()] == ["gpu-1"]
     shown = browser.get(answer["Location"]).content.decode()
-    assert "Sunday at 02:30 (Europe/Berlin)" in shown and "Would run on 1 servers now" in shown
+    assert "Sunday at 02:30 (Europe/Berlin)" in shown and "Would run on 1 server now" in shown
 
 
 @pytest.mark.parametrize(
@@ -262,6 +264,29 @@ def test_a_command_once_on_many_servers_is_asked_about_and_keeps_its_input(brows
     assert (run.name, run.command, run.environment, run.results.count()) == ("look", "uptime\n", {"A": "1"}, 62)
     browser.post(url, data | {"name": "few", "selector": "name=gpu-001"})
     assert Run.objects.get(name="few").results.count() == 1
+
+
+def test_the_figures_of_a_task_and_its_chart(browser: Client, make_task: MakeTask) -> None:
+    task = make_task("nightly")
+    took = [("success", 10), ("failed", 20), ("success", 0), ("timed_out", 40)]
+    for state, seconds in took:
+        run = ended_run(task, {})
+        Run.objects.filter(pk=run.pk).update(state=state, finished_at=run.started_at + timedelta(seconds=seconds))
+    Run.objects.filter(pk=ended_run(task, {}).pk).update(state="missed", started_at=None, finished_at=None)
+
+    figures = statistics(task)
+    assert (figures["success_percent"], figures["mean_seconds"]) == (50, 17.5)  # what never ran counts for neither
+    assert figures["by_state"] == {"success": 2, "failed": 1, "timed_out": 1, "missed": 1}
+    assert [(bar.seconds, bar.height, bar.left) for bar in durations(task)] == [
+        (10, 25.0, 0),
+        (20, 50.0, 10),
+        (0, 2.0, 20),  # what took no time is seen too
+        (40, 100.0, 30),
+    ]
+    html = browser.get(f"/admin/scheduler/task/{task.pk}/").content.decode()
+    bars = re.findall(r'<rect class="share-(\w+)" x="(\d+)" y="0" width="8" height="([\d.]+)"', html)
+    assert bars == [("busy", "0", "25.0"), ("bad", "10", "50.0"), ("busy", "20", "2.0"), ("bad", "30", "100.0")]
+    assert "Durations of the last 4 runs" in html
 
 
 # A run's page
