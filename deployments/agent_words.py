@@ -20,6 +20,11 @@ SENTENCES = (
     gettext_noop("Stopped on request, while it waited to restart."),
     gettext_noop("The server rebooted while it ran; how it ended was not seen."),
     gettext_noop("It runs, but its %(kind)s probe fails."),
+    gettext_noop("Give the absolute path of a directory that exists on this server."),
+    gettext_noop("Give the name of an account."),
+    gettext_noop("There is no such account on this server."),
+    gettext_noop("The agent does not run as root, so it cannot start commands as others."),
+    gettext_noop("Commands run as the agent's own account on Windows."),
     gettext_noop("Port %(port)d was already taken when it started."),
 )
 

@@ -57,11 +57,18 @@ def finish_by_instance(result: OperationResult) -> None:
         finish(result, ResultState.DONE, **facts)
     elif instance.wanted == Wanted.RUNNING and instance.phase in (*ENDED, Phase.LOST):
         finish(result, ResultState.FAILED, reason=instance.reason or _ended(instance), **facts)
-    elif instance.wanted == Wanted.RUNNING and instance.restarts >= KEEPS_FAILING:
+    elif instance.wanted == Wanted.RUNNING and keeps_failing(instance):
         reason = gettext_noop("It keeps failing.") + f" {lasting(instance.reason)}"
         finish(result, ResultState.FAILED, reason=reason.strip(), **facts)
     elif instance.wanted == Wanted.STOPPED and instance.phase in ENDED:
         finish(result, ResultState.DONE, reason=instance.reason, **facts)
+
+
+def keeps_failing(instance: Instance) -> bool:
+    """Started again often, and ended once more: then its reason and last lines are there to tell; while it runs, the
+    present run has none yet and may still do.
+    """
+    return instance.restarts >= KEEPS_FAILING and instance.pid is None
 
 
 def leave_tombstone(result: OperationResult) -> None:
@@ -100,8 +107,8 @@ def _close(operation: Operation, now: datetime) -> None:
     reason = (
         gettext_noop("%(failed)s of %(results)s failed. %(server_name)s: %(reason)s")
         % {
-            "failed": len(failed),
-            "results": len(results),
+            "failed": len({r.server_name for r in failed}),
+            "results": len({r.server_name for r in results}),  # of two on a server one was started beside the other
             "server_name": failed[0].server_name,
             "reason": failed[0].reason,
         }

@@ -102,7 +102,7 @@ def _verb_due(instance: Instance) -> str | None:
     if instance.wanted == Wanted.RUNNING:
         if not acked:
             return "deploy"
-        over = instance.ready or instance.phase in ENDED or instance.restarts >= closing.KEEPS_FAILING
+        over = instance.ready or instance.phase in ENDED or closing.keeps_failing(instance)
         return "tail" if over else None
     if not acked:
         return "stop"

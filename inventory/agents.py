@@ -174,7 +174,13 @@ def _judge(name: str, status: int, raw: bytes) -> dict[str, Any]:
     if not isinstance(error, dict) or not isinstance(error.get("message"), str):
         raise _nonsense(name)
     code, details = str(error.get("code", "agent_rejects")), error.get("fields")
-    raise AgentRejects(error["message"], code=code, status=status, details=details)
+    raise AgentRejects(_told(details) or error["message"], code=code, status=status, details=details)
+
+
+def _told(details: object) -> str:
+    """What is wrong with each field, ``cwd: Give …``: the agent's message names the fields alone."""
+    fields = details.items() if isinstance(details, dict) else ()
+    return " ".join(f"{name}: {' '.join(map(str, said))}" for name, said in fields if isinstance(said, list) and said)
 
 
 def _nonsense(name: str) -> AgentSpeaksNonsense:

@@ -73,7 +73,7 @@ class OperationAdmin(PagedAdmin):
     def state_shown(self, operation: Operation) -> Chip:
         return operation_chip(operation)
 
-    @display(description=_("Servers"))
+    @display(description=_("Instances"))
     def results_shown(self, operation: Any) -> str:
         done = gettext("%(done)d of %(all)d done") % {"done": operation.done_count, "all": operation.result_count}
         failed = gettext("%(n)d failed") % {"n": operation.failed_count} if operation.failed_count else ""

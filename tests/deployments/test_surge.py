@@ -106,7 +106,8 @@ def test_a_new_one_that_fails_leaves_all_as_it_was(make_server: Callable, make_s
 
     failed.refresh_from_db()
     assert (failed.state, returning.state) == (OperationState.RETURNED, OperationState.DONE)
-    assert "code 7" in failed.reason and failed.results.exclude(log_tail="").get().log_tail == "broken"
+    assert "1 of 2 failed" in failed.reason and "code 7" in failed.reason  # of two servers
+    assert failed.results.exclude(log_tail="").get().log_tail == "broken"
     assert {key: (i.pid, i.generation) for key, i in rows().items()} == before
     assert all(is_running(pid) for pid, _ in before.values())
     assert sorted(key for server in servers for key in known_to(server)) == sorted(before)

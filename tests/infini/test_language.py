@@ -176,6 +176,10 @@ def test_stored_sentences_are_said_by_the_api_too(api: APIClient) -> None:
         ),
         ("r12 failed, r11 is deployed again. gpu-07: Not ready.", "r12 失败，重新部署 r11。gpu-07：未就绪。"),
         ("gpu-07: Exited with code 3.", "gpu-07：进程退出，退出码 3。"),
+        (
+            "1 of 1 failed. one: cwd: Give the absolute path of a directory that exists on this server.",
+            "1 台中有 1 台失败。one：cwd：请填写该服务器上已存在目录的绝对路径。",
+        ),
         ("CUDA error: out of memory", "CUDA error: out of memory"),
         ("", ""),
     ],
