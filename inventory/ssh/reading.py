@@ -8,6 +8,7 @@ Where keys are exchanged a thread reads again until that is done.
 
 import asyncio
 import contextlib
+import logging
 import socket
 import sys
 import threading
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 FLOOD_BYTES = 2 * 1024  # a screen may come at once; more is a flood
 MOST_AT_ONCE_BYTES = 64 * 1024  # others wait for the loop
+
+logger = logging.getLogger(__name__)
 
 Message = tuple[int, paramiko.Message]
 
@@ -130,7 +133,9 @@ class Reading:
         transport = self._transport
         try:
             stays, first = self._take_all()
-        except Exception:  # noqa: BLE001  (whatever fails in what a server sent ends its connection, as in the thread)
+        except Exception as error:  # noqa: BLE001  (whatever fails with what a server sent ends its connection)
+            if not isinstance(error, BROKEN):
+                logger.exception("ssh.not_understood")
             self._leave(loop)
             transport.broke()
             transport.ended()
