@@ -130,6 +130,7 @@ class StreamChannel(Channel):
             return self.replies >= count
 
     def take(self, stream: str, data: bytes) -> None:
+        """Keep what came until ``hand_over``, which whoever reads the connection calls once it waits for more."""
         if not self._news:
             self.transport.hand_over_soon(self)
         self._news.append((stream, data))
